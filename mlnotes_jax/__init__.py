@@ -1,0 +1,19 @@
+"""Machine-learning lecture notes as pure, compiled JAX.
+
+A concept is a module in a chapter: `mlnotes_jax.foundations.losses`. Chapters load on first
+use, so `import mlnotes_jax` costs next to nothing.
+
+Chapters:
+    foundations: A function, a loss, and a way down.
+    optimization: Finding the lowest point.
+    data: Getting data in: reading, labels, scaling.
+    demos: Runnable examples, one for each concept that has something to show.
+"""
+
+from mlnotes_jax import _lazy
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = _lazy.submodules(
+    __name__, ["data", "demos", "foundations", "optimization"]
+)

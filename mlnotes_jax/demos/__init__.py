@@ -1,0 +1,85 @@
+"""Runnable examples: `mlnotes demo <chapter>/<concept>` prints numbers and draws a picture.
+
+A demo is a module `mlnotes_jax.demos.<chapter>.<concept>` with
+
+- `problem(key, *, ...)`: make or load the data;
+- `run(key, *, quick=False, ...) -> Result`: the work; its keyword arguments are the options of
+  the command line; `Result` is a NamedTuple with a field `source` (a
+  `mlnotes_jax.data.datasets.Source`: which data, under what licence);
+- `tables(result) -> dict[str, list[dict]]`: title -> rows, all rows of a table with the same keys;
+- `plot(result) -> Figure`: the picture, drawn inside `mlnotes_jax.demos.figures.style()`.
+"""
+
+import difflib
+import importlib
+from types import ModuleType
+from typing import NamedTuple
+
+from mlnotes_jax import _lazy
+
+__getattr__, __dir__, __all__ = _lazy.submodules(
+    __name__, ["data", "figures", "foundations", "optimization", "progress"]
+)
+__all__ += ["DEMOS", "Demo", "UnknownDemo", "find", "load"]
+
+
+class Demo(NamedTuple):
+    """An entry of the registry.
+
+    Attributes:
+        name: `chapter/concept`.
+        summary: One line for the listing.
+    """
+
+    name: str
+    summary: str
+
+
+#: Every demo, in reading order.
+DEMOS: tuple[Demo, ...] = (
+    Demo("foundations/losses", "Why a classifier is trained with cross-entropy, not squared error"),
+    Demo("foundations/activations", "Six activations, their slopes, and how they saturate"),
+    Demo("foundations/linear_regression", "One line by three roads; which polynomial degree"),
+    Demo("foundations/gradient_descent", "Full batch, mini-batch and single examples; how fast"),
+    Demo("optimization/critical_points", "A saddle and its two ways down; the spectrum of a net"),
+    Demo("data/scaling", "What scaling does to the condition number and to descent"),
+)
+
+
+class UnknownDemo(LookupError):
+    """No demo, or more than one, goes by that name."""
+
+
+def find(name: str) -> Demo:
+    """Look a demo up by `chapter/concept`, or by `concept` where that is unique.
+
+    Args:
+        name: The name; `-` and `_` are the same, case does not matter.
+
+    Returns:
+        The entry of the registry.
+
+    Raises:
+        UnknownDemo: Nothing matches; the message suggests the nearest name.
+    """
+    wanted = name.strip().strip("/").lower().replace("-", "_")
+    by_name = {demo.name: demo for demo in DEMOS}
+    by_concept: dict[str, list[Demo]] = {}
+    for demo in DEMOS:
+        by_concept.setdefault(demo.name.split("/")[1], []).append(demo)
+    if wanted in by_name:
+        return by_name[wanted]
+    matches = by_concept.get(wanted, [])
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = " or ".join(demo.name for demo in matches)
+        raise UnknownDemo(f"{name!r} is not unique: say {names}")
+    near = difflib.get_close_matches(wanted, [*by_name, *by_concept], n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UnknownDemo(f"there is no demo {name!r}.{hint} `mlnotes demo` lists them all.")
+
+
+def load(demo: Demo) -> ModuleType:
+    """Import the module of a demo."""
+    return importlib.import_module(f"{__name__}.{demo.name.replace('/', '.')}")
