@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "COLORS", "GREEN", "GREY", "OCHRE", "PURPLE", "VERMILLION", "save", "style", "svg"]
+__all__ = [
+    "BLUE",
+    "COLORS",
+    "GREEN",
+    "GREY",
+    "OCHRE",
+    "PURPLE",
+    "VERMILLION",
+    "save",
+    "style",
+    "svg",
+]
 
 BLUE = "#0072B2"
 VERMILLION = "#D55E00"
@@ -27,7 +38,7 @@ COLORS = (BLUE, VERMILLION, GREEN, PURPLE, OCHRE, GREY)
 _INK = "#010203"  # stands for "the colour of the text around the picture"
 
 
-def _settings() -> dict[str, Any]:
+def _settings() -> Any:
     from cycler import cycler
 
     dashes = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 3))]
@@ -84,8 +95,10 @@ def svg(figure: "Figure", *, title: str = "") -> str:
     import hashlib
     import html
 
-    title = title or figure.get_suptitle() or "; ".join(
-        axes.get_title() for axes in figure.axes if axes.get_title()
+    title = (
+        title
+        or figure.get_suptitle()
+        or "; ".join(axes.get_title() for axes in figure.axes if axes.get_title())
     )
     buffer = io.StringIO()
     with style():
