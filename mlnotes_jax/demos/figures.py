@@ -86,11 +86,14 @@ def svg(figure: "Figure", *, title: str = "") -> str:
     Args:
         figure: Drawn inside `style`.
         title: What the picture shows, for a reader who cannot see it; by default, the figure's
-            own title or those of its axes.
+            own title, or those of its axes, or what its axes say.
 
     Returns:
         The element; its ink is `currentColor`, its ids are unique to its content, and it is the
         same for the same figure.
+
+    Raises:
+        ValueError: Nothing says what the picture shows.
     """
     import hashlib
     import html
@@ -99,13 +102,23 @@ def svg(figure: "Figure", *, title: str = "") -> str:
         title
         or figure.get_suptitle()
         or "; ".join(axes.get_title() for axes in figure.axes if axes.get_title())
+        or "; ".join(
+            f"{axes.get_ylabel()} against {axes.get_xlabel()}"
+            for axes in figure.axes
+            if axes.get_xlabel() and axes.get_ylabel()
+        )
     )
+    if not title:
+        raise ValueError("the figure needs a title, or labels on its axes, to be described by")
     buffer = io.StringIO()
     with style():
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S).replace(_INK, "currentColor")
+    # matplotlib styles every element (`*`): inside a page that would be the page's elements too.
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S)
+    text = text.replace("<svg ", '<svg style="stroke-linejoin:round;stroke-linecap:butt" ', 1)
     # Two pictures on one page must not share ids.
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}-", text)
