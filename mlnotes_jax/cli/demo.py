@@ -6,12 +6,14 @@ import itertools
 import json
 import sys
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import docstring_parser
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mlnotes_jax import demos
@@ -133,20 +135,27 @@ def show(outcome: Any, console: Console) -> None:
     facts.add_row("licence", source.licence)
     console.print(facts, highlight=False)
     for title, rows in outcome.tables.items():
-        console.print(as_table(title, rows), highlight=False)
+        console.print(f"\n[italic]{escape(title)}[/italic]", highlight=False)
+        console.print(as_table(rows), highlight=False)
     console.print(f"compile {outcome.compile_s:.2f} s   run {outcome.run_s:.2f} s", highlight=False)
     for file in outcome.files:
         console.print(f"figure  {file}", highlight=False, soft_wrap=True)
 
 
-def as_table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Lay rows out for a terminal; numbers are on the right, with four digits."""
-    table = Table(title=title, title_justify="left", title_style="italic")
-    for name, value in rows[0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right")
+def as_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay rows out for a terminal; columns of words are on the left, of numbers on the right."""
+    table = Table()
+    for name in rows[0]:
+        justify = "left" if is_words(row[name] for row in rows) else "right"
+        table.add_column(name, justify=justify)
     for row in rows:
         table.add_row(*(text(value) for value in row.values()))
     return table
+
+
+def is_words(column: Iterable[Any]) -> bool:
+    """Whether a column holds words; `12%` and an empty cell are no words."""
+    return any(isinstance(cell, str) and cell[:1].isalpha() for cell in column)
 
 
 def text(value: Any) -> str:

@@ -81,7 +81,9 @@ licence: {escape(source.licence)}. Compile {outcome.compile_s:.2f} s, run {outco
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
-    kinds = [' class="word"' if isinstance(value, str) else "" for value in rows[0].values()]
+    kinds = [
+        ' class="word"' if demo.is_words(row[name] for row in rows) else "" for name in rows[0]
+    ]
 
     def cells(tag: str, values: Sequence[Any]) -> str:
         return "".join(
