@@ -117,7 +117,7 @@ _LICENCES = {
     "breast_cancer": f"CC BY 4.0 (UCI Machine Learning Repository); {_BSD}",
     "diabetes": f"none stated by its source (Efron and others, 2004); {_BSD}",
     "digits": f"CC BY 4.0 (UCI Machine Learning Repository); {_BSD}",
-    "iris": f"CC BY 4.0 (as listed by the UCI repository; Fisher's own values); {_BSD}",
+    "iris": f"CC BY 4.0 (UCI Machine Learning Repository, with Fisher's own values); {_BSD}",
     "linnerud": f"none stated by its source (Tenenhaus, 1998); {_BSD}",
     "wine": f"CC BY 4.0 (UCI Machine Learning Repository); {_BSD}",
 }

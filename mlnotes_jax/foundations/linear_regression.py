@@ -470,21 +470,12 @@ def descend(
         begin = _checks.floating("start", start, ndim=1).astype(x.dtype)
     if begin.shape != (size,):
         raise ValueError(f"start must have shape ({size},), got {begin.shape}")
-
-    def loss(params: Array, x: Array, y: Array, weight: Array, ridge: Array) -> Array:
-        return squared_loss(params, x, y, ridge=ridge, sample_weight=weight)
-
-    return gradient_descent.gradient_descent(
-        loss,
-        begin,
-        x,
-        y,
-        weight,
-        _ridge(ridge, x.dtype),
-        learning_rate=learning_rate,
-        num_steps=num_steps,
-        tolerance=tolerance,
-    )
+    rate = _checks.floating("learning_rate", learning_rate)
+    _checks.positive("learning_rate", rate)
+    _checks.finite("learning_rate", rate)
+    _checks.not_negative("tolerance", tolerance)
+    strength = _ridge(ridge, x.dtype)
+    return _descend(begin, x, y, weight, strength, rate, jnp.asarray(tolerance), num_steps)
 
 
 def error_surface(
@@ -496,7 +487,7 @@ def error_surface(
     r"""Try every point of a grid: exhaustive search, and the picture of the loss.
 
     For p parameters with k values each that is $k^p$ losses: right for two parameters, hopeless
-    for ten.
+    for ten. Call it under `jit`, as in the example, so that it is compiled as a whole.
 
     Args:
         loss: Maps a vector of parameters, shape `(len(axes),)`, and `args` to a scalar; for
@@ -514,13 +505,13 @@ def error_surface(
         ValueError: There are no axes, or one is not a non-empty vector.
 
     Example:
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> from mlnotes_jax.foundations import linear_regression
         >>> grid = jnp.linspace(-4.0, 4.0, 9)
         >>> x, y = jnp.array([[1.0], [2.0], [3.0]]), jnp.array([2.0, 4.0, 6.0])
-        >>> surface = linear_regression.error_surface(
-        ...     linear_regression.squared_loss, [grid, grid], x, y
-        ... )
+        >>> search = jax.jit(linear_regression.error_surface, static_argnums=0)
+        >>> surface = search(linear_regression.squared_loss, [grid, grid], x, y)
         >>> surface.loss.shape, surface.best.tolist()
         ((9, 9), [2.0, 0.0])
     """
@@ -847,3 +838,22 @@ def _select(x: Array, y: Array, held_out: Array, ridge: Array, max_degree: int) 
     models, train_error, held_out_error = jax.vmap(one)(jnp.asarray(kept, x.dtype))
     best = jnp.argmin(jnp.where(jnp.isnan(held_out_error), jnp.inf, held_out_error))
     return DegreeSelection(models, train_error, held_out_error, best)
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _descend(
+    start: Array,
+    x: Array,
+    y: Array,
+    weight: Array,
+    ridge: Array,
+    learning_rate: Array,
+    tolerance: Array,
+    num_steps: int,
+) -> gradient_descent.Descent:
+    def loss(params: Array) -> Array:
+        return squared_loss(params, x, y, ridge=ridge, sample_weight=weight)
+
+    return gradient_descent.gradient_descent(
+        loss, start, learning_rate=learning_rate, num_steps=num_steps, tolerance=tolerance
+    )

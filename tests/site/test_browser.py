@@ -31,9 +31,12 @@ def _url(path: str) -> str:
     return path.removesuffix("index.md").replace(".md", "/")
 
 
-#: The rules that page content breaks, with the first elements that break them.
-AXE = """async () => {
-    const {violations} = await axe.run("article", {resultTypes: ["violations"]});
+#: The rules that page content breaks, with the first elements that break them. KaTeX's many spans
+#: have the colour of the text around them, and are hidden from screen readers, which get MathML.
+AXE = """async (rules) => {
+    const content = {include: ["article"], exclude: [".katex-html"]};
+    const options = rules ? {runOnly: rules} : {};
+    const {violations} = await axe.run(content, {resultTypes: ["violations"], ...options});
     const explain = (node) => `${node.html.slice(0, 200)} ${node.failureSummary}`;
     return violations
         .filter((rule) => ["serious", "critical"].includes(rule.impact))
@@ -131,19 +134,15 @@ def test_page_loads_and_fits(open_page, path):
 def test_accessibility(open_page, path):
     page = open_page(path)
     page.evaluate(Path(assets.axe_script()).read_text(encoding="utf-8"))
-    for scheme in ("light", "dark"):
+    for scheme, rules in {"light": None, "dark": ["color-contrast", "link-in-text-block"]}.items():
         page.emulate_media(color_scheme=scheme)
-        found = page.evaluate(AXE)
+        found = page.evaluate(AXE, rules)
         assert found == [], f"{scheme}: {found}"
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [
-        ("cross-entropy", "losses"),
-        ("损失函数", "losses"),
-        ("mlnotes_jax.foundations", "foundations"),
-    ],
+    [("cross-entropy", "losses"), ("损失函数", "losses"), ("huber", "losses")],
 )
 def test_search(open_page, words, expected):
     page = open_page("")

@@ -146,6 +146,18 @@ class TestPages:
         with pytest.raises(KeyError, match="did you mean 'eq:new-name'"):
             pages.equation("eq:new-nam")
 
+    def test_check_tells_every_reference_that_leads_nowhere(self, tmp_path):
+        (tmp_path / "a.md").write_text("# A\n\n$$ x \\label{eq:a_b-c} $$\n\n$\\ref{eq:a_b-c}$\n")
+        assert Pages(tmp_path).refresh().check()
+        (tmp_path / "b.md").write_text(
+            "# B\n\n$\\eqref{eq:x}$ `$\\eqref{eq:y}$`\n\n$\\ref{eq:z}$\n"
+        )
+        with pytest.raises(
+            SiteError, match=r"(?s)^b.md:3: .*'eq:x'\n?.*b.md:5: .*'eq:z'"
+        ) as caught:
+            Pages(tmp_path).refresh().check()
+        assert "eq:y" not in caught.value.message
+
     def test_a_page_is_found_whatever_its_white_space(self, tmp_path):
         (tmp_path / "a.md").write_text("---\ntitle: T\n---\n\n# A\n\n\tx  \n")
         found = Pages(tmp_path).refresh().find("# A\n\n    x\n\n")
@@ -168,7 +180,7 @@ class TestPages:
         ],
     )
     def test_links(self, start, end, link):
-        assert page("", start).link_to(page("", end), "x") == link
+        assert page("", start).link_to(end, "x") == link
 
 
 class TestFormulas:
@@ -486,6 +498,10 @@ class TestNotebooks:
         for left in ("!!!", "???", ":::", "## API", "label", "options"):
             assert left not in text
         assert "## References\n\nA book." in text
+
+    def test_a_page_can_do_without(self, tmp_path):
+        (tmp_path / "a.md").write_text("---\nnotebook: false\n---\n```python\n1\n```\n")
+        assert notebooks.write(Pages(tmp_path)) == 0
 
     def test_notebooks_of_removed_pages_go(self, tmp_path, made):
         (tmp_path / "a.md").write_text("# No code\n")

@@ -37,7 +37,7 @@ def prepare(docs: Path = DOCS, *, jobs: int | None = None) -> None:
         assets.install_katex(docs)
     with _step("inventories") as remarks:
         remarks.append("written" if inventories.write() else "already there")
-    pages = Pages(docs).refresh()
+    pages = Pages(docs).refresh().check()
     with _step("notebooks") as remarks:
         remarks.append(f"{notebooks.write(pages)} pages")
     with _step("snippets") as remarks:

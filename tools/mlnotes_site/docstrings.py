@@ -2,13 +2,16 @@
 
 - Shapes stay as they are written, `Float[Array, "n d"]`: Griffe takes a string in an annotation
   for a type that is not defined yet, and `"..."` or `"n"` would lose its quotes.
+- A constant is described by the `#:` comment above it.
 - `Example:` is Google's name of a section; Griffe knows it as `Examples:`, and would show its
   doctest as quotations.
 """
 
 import ast
 import copy
+import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -52,8 +55,19 @@ def _annotation(node: ast.AST | None, parent: Any) -> Any:
     return griffe.get_expression(marked, parent, parse_strings=False) if quoted.found else None
 
 
+def _comment(attr: griffe.Attribute) -> str:
+    """The lines above an attribute that begin with `#:`."""
+    lines = attr.lines_collection[attr.filepath] if isinstance(attr.filepath, Path) else []
+    above = list(
+        itertools.takewhile(
+            lambda line: line.startswith("#:"), reversed(lines[: (attr.lineno or 1) - 1])
+        )
+    )
+    return "\n".join(line.removeprefix("#:").strip() for line in reversed(above))
+
+
 class SourceReader(griffe.Extension):
-    """Puts shapes back into annotations, and names the sections that Griffe knows."""
+    """Puts back what Griffe leaves out; see the module."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called when anything has been read."""
@@ -80,3 +94,5 @@ class SourceReader(griffe.Extension):
         annotation = _annotation(source, attr.parent)
         if annotation is not None:
             attr.annotation = annotation
+        if attr.docstring is None and (text := _comment(attr)):
+            attr.docstring = griffe.Docstring(text, parent=attr)

@@ -6,7 +6,7 @@ It works on the text alone, so every builder that uses Python-Markdown can use i
 - `$...$` and `$$...$$` (found by `pymdownx.arithmatex`) become HTML, by KaTeX;
 - `\label{eq:...}` in a display formula gives it a number and an anchor, and `$\eqref{eq:...}$`
   or `$\ref{eq:...}$` links to it from any page;
-- a page with Python blocks gets a link to its notebook.
+- a page with Python blocks gets a link to its notebook, unless it says `notebook: false`.
 
 The same extension renders the docstrings inside a page: formulas work there, labels and snippets
 do not (a docstring has doctests).
@@ -24,7 +24,7 @@ from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from markdown.util import AtomicString
 
-from mlnotes_site import katex
+from mlnotes_site import katex, notebooks
 from mlnotes_site.pages import Page, Pages, fences
 from mlnotes_site.project import ROOT, SiteError
 from mlnotes_site.snippets import Output, Runner
@@ -181,7 +181,7 @@ class _Equations(Treeprocessor):
         element.tag = "a"
         element.attrib.clear()
         element.set("class", "equation-reference")
-        element.set("href", page.link_to(owner, label))
+        element.set("href", page.link_to(owner.path, label))
         element.text = AtomicString(text)
 
     def _plain_headings(self, root: ElementTree.Element) -> None:
@@ -195,11 +195,10 @@ class _Equations(Treeprocessor):
 
     def _link_notebook(self, root: ElementTree.Element, page: Page) -> None:
         title = next((i for i, element in enumerate(root) if element.tag == "h1"), None)
-        if title is None or not page.snippets:
+        if title is None or not notebooks.wanted(page):
             return
         line = ElementTree.Element("p", {"class": "page-actions", "data-search-exclude": ""})
-        target = f"assets/notebooks/{Path(page.path).with_suffix('.ipynb').as_posix()}"
-        href = page.link_to(Page(target, "", {}, 0))
+        href = page.link_to(notebooks.path(page))
         link = ElementTree.SubElement(line, "a", {"href": href, "download": ""})
         link.text = "Download this page as a notebook"
         root.insert(title + 1, line)

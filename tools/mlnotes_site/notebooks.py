@@ -7,13 +7,12 @@ every Python block becomes a code cell, in order, wherever on the page it stands
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import nbformat
 
 from mlnotes_site.pages import Fence, Page, Pages, fences
 
-__all__ = ["notebook", "write"]
+__all__ = ["notebook", "path", "wanted", "write"]
 
 _CONTAINER = re.compile(r'^(?P<indent> *)(?:!!!|\?\?\?\+?|===\+?) *[\w -]*?(?:"(?P<title>.*)")? *$')
 _KIND = re.compile(r"^ *(?:!!!|\?\?\?\+?) *([\w-]+)")
@@ -97,6 +96,16 @@ def notebook(page: Page, pages: Pages) -> nbformat.NotebookNode:
     return made
 
 
+def wanted(page: Page) -> bool:
+    """Whether a page has a notebook: it has code, and not `notebook: false` in its front matter."""
+    return bool(page.snippets) and page.meta.get("notebook") is not False
+
+
+def path(page: Page) -> str:
+    """Where the notebook of a page is, relative to the folder of pages."""
+    return f"assets/notebooks/{page.path.removesuffix('.md')}.ipynb"
+
+
 def write(pages: Pages) -> int:
     """Write the notebooks of all pages under `assets/notebooks`, and remove those without a page.
 
@@ -109,9 +118,9 @@ def write(pages: Pages) -> int:
     folder = pages.folder / "assets" / "notebooks"
     kept = set()
     for page in pages.refresh():
-        if not page.snippets:
+        if not wanted(page):
             continue
-        file = folder / Path(page.path).with_suffix(".ipynb")
+        file = pages.folder / path(page)
         text = nbformat.writes(notebook(page, pages)) + "\n"
         kept.add(file)
         # A file that does not change keeps its time, so a live preview does not start again.

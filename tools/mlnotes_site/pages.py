@@ -25,7 +25,8 @@ _LANGUAGE = re.compile(r"\{?\s*\.?([\w+#-]+)")
 _QUOTED_FENCE = re.compile(r"\s*>[\s>]*(```|~~~)\s*\{?\.?python\b")
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _LABEL = re.compile(r"\\label\{([^}]*)\}")
-_LABEL_NAME = re.compile(r"eq:[a-z0-9]+(-[a-z0-9]+)*")
+_LABEL_NAME = re.compile(r"eq:[a-z0-9]+([-_][a-z0-9]+)*")
+_REFERENCE = re.compile(r"\\(?:eq)?ref\{([^}]*)\}")
 _TITLE = re.compile(r"^# +(.+?)(?: *\{[^}]*\})? *$", re.M)
 
 
@@ -166,7 +167,7 @@ class Page:
                     raise self.error(
                         index,
                         f"the label {label!r} must look like 'eq:concept-name' (lower case, "
-                        "digits and hyphens)",
+                        "digits, - and _)",
                     )
                 if label in numbers:
                     raise self.error(index, f"the label {label!r} is defined twice")
@@ -182,10 +183,10 @@ class Page:
         """An error at a line of `body`, counted from 0."""
         return SiteError(f"{self.path}:{index + self.offset + 1}: {problem}")
 
-    def link_to(self, other: "Page", anchor: str = "") -> str:
-        """The relative link from this page's source to another's, as an author would write it."""
-        target = posixpath.relpath(other.path, posixpath.dirname(self.path) or ".")
-        return (target if other.path != self.path else "") + (f"#{anchor}" if anchor else "")
+    def link_to(self, path: str, anchor: str = "") -> str:
+        """The relative link from this page's source to another file's, as an author writes it."""
+        target = posixpath.relpath(path, posixpath.dirname(self.path) or ".")
+        return (target if path != self.path else "") + (f"#{anchor}" if anchor else "")
 
 
 class Pages:
@@ -243,6 +244,27 @@ class Pages:
                         f"defined at {where}"
                     )
         self._stamps = stamps
+        return self
+
+    def check(self) -> "Pages":
+        """Look up every reference to an equation.
+
+        Returns:
+            This object.
+
+        Raises:
+            SiteError: Some lead nowhere; the message has all of them.
+        """
+        problems = []
+        for page in self:
+            for index, line in enumerate(page.prose.split("\n")):
+                for label in _REFERENCE.findall(line):
+                    try:
+                        self.equation(label)
+                    except KeyError as error:
+                        problems.append(page.error(index, str(error.args[0])).message)
+        if problems:
+            raise SiteError("\n".join(problems))
         return self
 
     def find(self, text: str) -> Page | None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from mlnotes_jax.data import datasets
 from mlnotes_jax.demos import figures, progress
@@ -422,8 +422,8 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             "end": name,
             "eigenvalue": _digits(value),
             "residual": _digits(residual),
-            "residual / |eigenvalue|": _digits(float(residual) / abs(float(value))),
-            "residual / norm": _digits(float(residual) / norm),
+            "residual / |eigenvalue|": _digits(residual / abs(value)),
+            "residual / norm": _digits(residual / norm),
         }
         for name, pairs in (("lowest", net.ends.lowest), ("highest", net.ends.highest))
         for value, residual in zip(
@@ -438,29 +438,35 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             {"quantity": "eigenvalues", "value": f"{lowest:.4f}, {highest:.4f}"},
             {"quantity": "loss there", "value": 1.0},
             {"quantity": "loss after the escape step", "value": float(toy.first.value[0])},
-            {"quantity": "loss at the end of the descent", "value": _end_loss(toy)},
+            {
+                "quantity": "loss at the end of the descent",
+                "value": _digits(toy_loss(toy.paths[0, -1])),
+            },
             {"quantity": "updates of plain descent with loss in 1 +- 0.01", "value": near},
         ],
         "The network on the digits": [
             {"quantity": "parameters", "value": net.num_parameters},
             {"quantity": "Adam updates", "value": int(net.num_updates)},
-            {"quantity": "loss (nats)", "value": float(net.loss)},
-            {"quantity": "gradient norm", "value": float(net.gradient_norm)},
+            {"quantity": "loss (nats)", "value": round(float(net.loss), 6)},
+            {"quantity": "gradient norm", "value": _digits(net.gradient_norm)},
             {"quantity": "kind, strictly", "value": kinds[int(net.kind)]},
             {"quantity": "Lanczos steps", "value": int(net.ends.num_steps)},
-            {"quantity": "loss after a whole unit eigenvector", "value": float(net.whole_step)},
+            {
+                "quantity": "loss after a whole unit eigenvector",
+                "value": round(float(net.whole_step), 6),
+            },
             {"quantity": "escape: length found", "value": abs(float(escape.step))},
-            {"quantity": "escape: loss", "value": float(escape.value)},
-            {"quantity": "escape: loss lowered by", "value": float(escape.decrease)},
+            {"quantity": "escape: loss", "value": round(float(escape.value), 6)},
+            {"quantity": "escape: loss lowered by", "value": _digits(escape.decrease)},
         ],
         "Both ends of its Hessian's spectrum (norm: the largest |eigenvalue|)": ends,
         "Share of minima": [
             {
                 "dimension": int(d),
-                "random matrices": float(m),
+                "random matrices": _digits(m),
                 "bound 2^-d": 2.0 ** -int(d),
-                "random functions": float(f),
-                "their lowest tenth": float(low),
+                "random functions": _digits(f),
+                "their lowest tenth": _digits(low),
                 "points found": int(n),
             }
             for d, m, f, low, n in np.stack(rarity[:5], axis=1)
@@ -592,9 +598,6 @@ def _draw_rarity(axes, rarity: Rarity) -> None:
     axes.legend(fontsize=7, loc="lower left")
 
 
-def _end_loss(toy: Toy) -> float:
-    return float(toy_loss(toy.paths[0, -1]))
-
-
-def _digits(value: float) -> float:
-    return float(f"{float(value):.3g}")
+def _digits(value: ArrayLike) -> float:
+    # Three significant digits are enough to read.
+    return float(f"{np.asarray(value):.3g}")
