@@ -310,7 +310,7 @@ def _labels(labels: Labels, name: str = "labels") -> np.ndarray:
                 f"{name} must name classes, but {values[broken[0]]} in row {broken[0]} is not a "
                 "whole number"
             )
-        return values + 0.0  # -0.0 and 0.0 are one class
+        return values
     if values.dtype.kind not in "Ub":
         raise TypeError(
             f"{name} must be strings, integers, bools or whole numbers, got dtype {values.dtype}"

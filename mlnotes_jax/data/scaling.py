@@ -275,8 +275,6 @@ def _standard(values: Array, weight: Array | None, pooled: tuple[int, ...]) -> S
     # near the mean leaves small differences, whose sum loses no digits.
     rough = jax.lax.stop_gradient(mean(values))
     centre = rough + mean(values - rough)
-    # A mean lies between the extremes; rounding may push it out, and a constant would not be 0.
-    centre = centre + jax.lax.stop_gradient(jnp.clip(centre, low, high) - centre)
     reach = jax.lax.stop_gradient(jnp.maximum(high - centre, centre - low))
     reach = jnp.where(constant, 1.0, reach)  # in units of the largest residual, no overflow
     residual = (values - centre) / reach

@@ -14,6 +14,7 @@ Reference: Bottou, Curtis and Nocedal, *Optimization Methods for Large-Scale Mac
 (SIAM Review, 2018), sections 3 and 4.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -401,16 +402,7 @@ def exponential_average(
     _checks.positive("1 - decay", 1 - decay)
     _checks.one_of("start", start, ("debiased", "zero", "first"))
     values = _wide(values)
-    decay = decay.astype(values.dtype)
-
-    def step(carry: tuple[Array, Array], value: Array) -> tuple[tuple[Array, Array], Array]:
-        mean, weight = carry
-        mean = decay * mean + (1 - decay) * value
-        weight = decay * weight + (1 - decay)  # the same average of a series of ones
-        return (mean, weight), mean / weight if start == "debiased" else mean
-
-    initial = values[0] if start == "first" else jnp.zeros_like(values[0])
-    return jax.lax.scan(step, (initial, jnp.zeros_like(decay)), values)[1]
+    return _average(values, decay.astype(values.dtype), start)
 
 
 def stable_learning_rate(eigenvalues: Float[ArrayLike, " d"]) -> Float[Array, ""]:
@@ -616,6 +608,18 @@ def _wide(array: Array) -> Array:
 
 def _diverged(loss: Array) -> Array:
     return ~(jnp.isfinite(loss[-1]) & (loss[-1] <= loss[0]))
+
+
+@functools.partial(jax.jit, static_argnames="start")
+def _average(values: Array, decay: Array, start: str) -> Array:
+    def step(carry: tuple[Array, Array], value: Array) -> tuple[tuple[Array, Array], Array]:
+        mean, weight = carry
+        mean = decay * mean + (1 - decay) * value
+        weight = decay * weight + (1 - decay)  # the same average of a series of ones
+        return (mean, weight), mean / weight if start == "debiased" else mean
+
+    initial = values[0] if start == "first" else jnp.zeros_like(values[0])
+    return jax.lax.scan(step, (initial, jnp.zeros_like(decay)), values)[1]
 
 
 def _spectrum(eigenvalues: ArrayLike) -> Array:

@@ -34,6 +34,17 @@ class Tridiagonal(NamedTuple):
     num_steps: Int[Array, ""]
 
 
+class _State(NamedTuple):
+    """What one step hands to the next."""
+
+    diagonal: Array
+    off_diagonal: Array
+    basis: Array
+    rest: Array  # beta_j v_{j+1}
+    broken: Array  # nothing is left of it: start afresh
+    scale: Array  # the largest |A v| so far, a lower bound of the norm
+
+
 class Ritz(NamedTuple):
     r"""Eigenpairs of $T$, the lowest and the highest, and the quadrature they make.
 
@@ -55,28 +66,28 @@ class Ritz(NamedTuple):
 def tridiagonalize(
     key: Key[Array, ""],
     matvec: Callable[[Array], Array],
-    start: Float[Array, " d"],
     *,
+    size: int,
+    dtype: jnp.dtype,
     num_steps: int,
     num_pairs: int = 1,
     tol: Float[Array, ""] | None = None,
-) -> Tridiagonal:
-    """Run the recursion with full reorthogonalisation, `num_steps <= d` steps at most.
+) -> tuple[Tridiagonal, Ritz]:
+    """Run the recursion with full reorthogonalisation, `num_steps <= size` steps at most.
 
     With a `tol` it stops, after a multiple of `CHUNK` steps, once all 2 `num_pairs` outer Ritz
     pairs have an estimated residual of at most `tol` times the largest Ritz value in magnitude.
 
-    Where the basis spans an invariant subspace (breakdown), the coupling is set to zero and the
-    recursion goes on from a random vector orthogonal to it: that is how copies of a repeated
-    eigenvalue are found.
+    Where the basis spans an invariant subspace (breakdown), the coupling is zero and the recursion
+    goes on from a random vector orthogonal to it: that is how copies of a repeated eigenvalue are
+    found. The start is the same thing, with an empty basis.
     """
-    d, dtype = start.shape[0], start.dtype
     eps = float(jnp.finfo(dtype).eps)
     chunk = min(CHUNK, num_steps)
-    num_chunks = -(-num_steps // chunk)
+    rows = -(-num_steps // chunk) * chunk
 
     def fresh(basis: Array, num_blocks: Array, step: Array) -> Array:
-        vector = jax.random.normal(jax.random.fold_in(key, step), (d,), dtype)
+        vector = jax.random.normal(jax.random.fold_in(key, step), (size,), dtype)
         # Three passes: little may be left of it when the basis is nearly complete.
         return lax.fori_loop(
             0,
@@ -85,13 +96,18 @@ def tridiagonalize(
             _normalize(vector),
         )
 
-    def advance(step: Array, carry: tuple) -> tuple:
-        diagonal, off_diagonal, basis, scale = carry
+    def advance(step: Array, state: _State) -> _State:
         num_blocks = step // chunk + 1
-        v = basis[step]
+        beta = _norm(state.rest)
+        v = lax.cond(
+            state.broken,
+            lambda: fresh(state.basis, num_blocks, step),
+            lambda: state.rest / jnp.where(beta == 0, 1, beta),
+        )
+        basis = state.basis.at[step].set(v)
         w = matvec(v)
-        scale = jnp.maximum(scale, _norm(w))
-        alpha = jnp.vdot(v, w, precision="highest")
+        scale = jnp.maximum(state.scale, _norm(w))
+        alpha = _dot(v, w)
         w = w - alpha * v
         before = _norm(w)
         w = _project_out(w, basis, num_blocks, chunk)
@@ -100,48 +116,49 @@ def tridiagonalize(
         # only where the first cancelled; if that one cancels again, nothing is left but rounding.
         w = lax.cond(
             once < 0.7 * before,
-            lambda w: _project_out(w, basis, num_blocks, chunk),
-            lambda w: w,
-            w,
+            lambda: _project_out(w, basis, num_blocks, chunk),
+            lambda: w,
         )
         beta = _norm(w)
         broken = (beta < 0.5 * once) | (beta <= eps * scale)
-        beta = jnp.where(broken, 0, beta)
-        following = lax.cond(
-            broken & (step + 1 < num_steps),
-            lambda w: fresh(basis, num_blocks, step),
-            lambda w: w / jnp.where(broken, 1, beta),
+        return _State(
+            state.diagonal.at[step].set(alpha),
+            state.off_diagonal.at[step].set(jnp.where(broken, 0, beta)),
+            basis,
             w,
-        )
-        return (
-            diagonal.at[step].set(alpha),
-            off_diagonal.at[step].set(beta),
-            # Row `num_steps` exists only if there is room for it; it is never used.
-            basis.at[step + 1].set(following, mode="drop"),
+            broken,
             scale,
         )
 
-    basis = jnp.zeros((num_chunks * chunk, d), dtype).at[0].set(_normalize(start))
+    def outer(state: _State, steps: Array) -> Ritz:
+        return ritz(state.diagonal, state.off_diagonal, steps, num_pairs=num_pairs)
+
     zeros = jnp.zeros(num_steps, dtype)
-    state = (zeros, zeros, basis, jnp.zeros((), dtype))
+    zero = jnp.zeros((), dtype)
+    basis = jnp.zeros((rows, size), dtype)
+    state = _State(zeros, zeros, basis, jnp.zeros(size, dtype), jnp.bool_(True), zero)
     if tol is None:
-        diagonal, off_diagonal, basis, _ = lax.fori_loop(0, num_steps, advance, state)
-        return Tridiagonal(diagonal, off_diagonal, basis[:num_steps], jnp.int32(num_steps))
+        steps = jnp.int32(num_steps)
+        state = lax.fori_loop(0, num_steps, advance, state)
+        pairs = outer(state, steps)
+    else:
 
-    def run_chunk(carry: tuple) -> tuple:
-        steps, _, state = carry
-        end = jnp.minimum(steps + chunk, num_steps)
-        state = lax.fori_loop(steps, end, advance, state)
-        pairs = ritz(state[0], state[1], end, num_pairs=num_pairs)
-        converged = jnp.all(pairs.estimates <= tol * jnp.max(jnp.abs(pairs.values)))
-        return end, converged & (end >= num_pairs), state
+        def run_chunk(carry: tuple) -> tuple:
+            steps, _, state, _ = carry
+            end = jnp.minimum(steps + chunk, num_steps)
+            state = lax.fori_loop(steps, end, advance, state)
+            pairs = outer(state, end)
+            converged = jnp.all(pairs.estimates <= tol * jnp.max(jnp.abs(pairs.values)))
+            return end, converged & (end >= num_pairs), state, pairs
 
-    steps, _, (diagonal, off_diagonal, basis, _) = lax.while_loop(
-        lambda carry: (carry[0] < num_steps) & ~carry[1],
-        run_chunk,
-        (jnp.int32(0), jnp.bool_(False), state),
-    )
-    return Tridiagonal(diagonal, off_diagonal, basis[:num_steps], steps)
+        unknown = jax.eval_shape(outer, state, jnp.int32(0))
+        unknown = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), unknown)
+        steps, _, state, pairs = lax.while_loop(
+            lambda carry: (carry[0] < num_steps) & ~carry[1],
+            run_chunk,
+            (jnp.int32(0), jnp.bool_(False), state, unknown),
+        )
+    return Tridiagonal(state.diagonal, state.off_diagonal, state.basis[:num_steps], steps), pairs
 
 
 def ritz(
@@ -180,8 +197,12 @@ def ritz(
     )
 
 
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.vdot(a, b, precision="highest")
+
+
 def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.vdot(x, x, precision="highest"))
+    return jnp.sqrt(_dot(x, x))
 
 
 def _normalize(x: Array) -> Array:

@@ -652,12 +652,15 @@ def lanczos(
         tol = _tolerances(tol=tol)["tol"].astype(space.dtype)
 
     matvec = _flat(operator, space)
-    start_key, restart_key = jax.random.split(key)
-    start = jax.random.normal(start_key, (space.size,), space.dtype)
-    basis = _lanczos.tridiagonalize(
-        restart_key, matvec, start, num_steps=num_steps, num_pairs=num_pairs, tol=tol
+    basis, ritz = _lanczos.tridiagonalize(
+        key,
+        matvec,
+        size=space.size,
+        dtype=space.dtype,
+        num_steps=num_steps,
+        num_pairs=num_pairs,
+        tol=tol,
     )
-    ritz = _lanczos.ritz(basis.diagonal, basis.off_diagonal, basis.num_steps, num_pairs=num_pairs)
 
     def pair(value: Array, coordinates: Array) -> tuple[Array, Array]:
         vector = jnp.matmul(coordinates, basis.basis, precision="highest")
@@ -731,14 +734,13 @@ def spectral_density(
     matvec = _flat(operator, space)
 
     def probe(key: Array) -> tuple[Array, Array]:
-        start_key, restart_key = jax.random.split(key)
-        basis = _lanczos.tridiagonalize(
-            restart_key,
+        _, ritz = _lanczos.tridiagonalize(
+            key,
             matvec,
-            jax.random.normal(start_key, (space.size,), space.dtype),
+            size=space.size,
+            dtype=space.dtype,
             num_steps=min(num_steps, space.size),
         )
-        ritz = _lanczos.ritz(basis.diagonal, basis.off_diagonal, basis.num_steps, num_pairs=1)
         return ritz.nodes, ritz.weights
 
     return SpectralDensity(*lax.map(probe, jax.random.split(key, num_probes)))

@@ -72,7 +72,7 @@ def test_other_rows_leak_nothing(fit, wine):
 @fits
 def test_folds_by_vmap_equal_a_loop(fit, wine):
     masks = jnp.arange(len(wine))[None, :] % 4 != jnp.arange(4)[:, None]
-    batched = jax.vmap(lambda mask: fit(wine, sample_weight=mask))(masks)
+    batched = jax.jit(jax.vmap(lambda mask: fit(wine, sample_weight=mask)))(masks)
     for fold, mask in enumerate(masks):
         # compiled sums group rows in another order
         chex.assert_trees_all_close(
@@ -103,16 +103,19 @@ def test_inverse_and_range(x, fit):
     )
 
 
-def test_a_large_mean_costs_no_digits():
-    noise = np.random.default_rng(0).normal(size=(20_000, 2))
-    x = (1e6 + noise).astype(np.float32)
-    exact = x.astype(np.float64)
-    model = scaling.fit_standard(x)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_large_mean_costs_no_digits(weighted):
+    random = np.random.default_rng(0)
+    x = (1e6 + random.normal(size=(999, 4))).astype(np.float32)
+    weight = random.uniform(size=999).astype(np.float32) if weighted else np.ones(999, np.float32)
+    exact = np.average(x.astype(np.float64), axis=0, weights=weight)
+    variance = np.average((x - exact) ** 2, axis=0, weights=weight)
+    model = scaling.fit_standard(x, sample_weight=weight if weighted else None)
     # The one-pass formula E[x^2] - E[x]^2 has no digit left here: its terms are 1e12.
-    np.testing.assert_allclose(model.scale, exact.std(axis=0), rtol=1e-5)
-    # The mean is stored in float32: half a unit in its last place is 0.03.
-    np.testing.assert_allclose(model.shift, exact.mean(axis=0), atol=0.032)
-    np.testing.assert_allclose(scaling.apply(model, x).std(axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.scale, np.sqrt(variance), rtol=1e-6)
+    # The nearest float32 to the mean, half a unit in the last place away or less; one sum alone
+    # misses it by four units.
+    np.testing.assert_allclose(np.asarray(model.shift, np.float64), exact, rtol=0, atol=0.03126)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
@@ -183,6 +186,7 @@ def test_gradient(fit, x64):
     x = jax.random.normal(jax.random.key(0), (5, 2))
     weight = jnp.array([1.0, 2.0, 0.5, 1.0, 3.0])
 
+    @jax.jit
     def scaled(x):
         model = fit(x, sample_weight=weight)
         return model.shift, model.scale, scaling.apply(model, x)
@@ -191,7 +195,8 @@ def test_gradient(fit, x64):
 
 
 def test_gradient_at_a_constant_feature_is_finite():
-    gradient = jax.grad(lambda x: scaling.apply(scaling.fit_standard(x), x).sum())(jnp.ones((3, 1)))
+    total = jax.jit(lambda x: scaling.apply(scaling.fit_standard(x), x).sum())
+    gradient = jax.grad(total)(jnp.ones((3, 1)))
     assert jnp.isfinite(gradient).all()
 
 

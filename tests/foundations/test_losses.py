@@ -532,7 +532,7 @@ def test_shapes_that_would_broadcast_are_refused():
         ),
         (lambda: losses.mse([1.0], [1.0], weights=[-1.0]), ValueError, "weights must not be neg"),
         (lambda: losses.mse([1.0], [1.0], where=[1.0]), TypeError, "where must be a Boolean array"),
-        (lambda: losses.mse(["a"], [1.0]), TypeError, "predictions must be a numeric array"),
+        (lambda: losses.mse([None], [1.0]), TypeError, "predictions must be a numeric array"),
         (
             lambda: losses.huber([1.0], [1.0], delta=0.0),
             ValueError,
@@ -570,7 +570,7 @@ def test_shapes_that_would_broadcast_are_refused():
             "labels must be an integer array",
         ),
         (lambda: losses.hinge([1.0, 2.0], [0, 1]), ValueError, r"labels must be -1 or \+1, got 0"),
-        (lambda: losses.l1_penalty({"name": "a"}), TypeError, "parameters must be a numeric array"),
+        (lambda: losses.l1_penalty({"name": [None]}), TypeError, "parameters must be a numeric array"),
         (
             lambda: losses.elastic_net_penalty([1.0], l1_ratio=2.0),
             ValueError,

@@ -35,7 +35,11 @@ $$
 
     By $\eqref{eq:one-square}$.
 
-[`losses.mse`][mlnotes_jax.foundations.losses.mse], [`jax.grad`][jax.grad].
+[`jax.grad`][jax.grad].
+"""
+
+API = r"""
+[`losses.mse`][mlnotes_jax.foundations.losses.mse]
 
 ## API
 
@@ -84,6 +88,7 @@ class TestOwnSite:
 
 @pytest.mark.parametrize("builder", ["mkdocs", "zensical"])
 def test_both_builders_make_the_same(small, builder):
+    small.write("chapter/one.md", A_PAGE + API)
     done = small.build(builder)
     assert done.returncode == 0, done.stdout
     assert not re.search(r"\bWARN", done.stdout), done.stdout
