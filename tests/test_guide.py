@@ -6,8 +6,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from mlnotes_jax.cli import doctor
 
 ROOT = Path(__file__).parents[1]
@@ -60,9 +58,6 @@ def test_oldest_python():
     assert f"Python {oldest} or newer is needed" in page("environment")
 
 
-@pytest.mark.skipif(
-    not (ROOT / "benchmarks/__main__.py").exists(), reason="a copy without benchmarks/"
-)
 def test_options_of_the_benchmarks():
     named = set(re.findall(r"`(--[a-z]+)", page("performance")))
     assert named == {"--size", "--threads", "--repeats", "--json"}

@@ -52,7 +52,7 @@ def sigmoid(
 ) -> Float[Array, "..."]:
     r"""Logistic sigmoid with slope parameter, $\sigma_\beta(x) = 1 / (1 + e^{-\beta x})$.
 
-    It rises from 0 to 1 through $\sigma_\beta(0) = ½$, where its slope is $\beta / 4$. With
+    It rises from 0 to 1 through $\sigma_\beta(0) = \tfrac12$, where its slope is $\beta / 4$. With
     $\beta = 1$ it is `jax.nn.sigmoid`.
 
     Args:
@@ -141,7 +141,7 @@ def sigmoid_beta_derivative(
 def hard_sigmoid(
     x: Float[ArrayLike, "..."], *, slope: Float[ArrayLike, ""] = 0.25
 ) -> Float[Array, "..."]:
-    r"""The ramp, $\min(1, \max(0, ½ + s x))$: flat, straight, flat.
+    r"""The ramp, $\min(1, \max(0, \tfrac12 + s x))$: flat, straight, flat.
 
     With $s$ = `slope`. The default ¼ makes it the tangent of the sigmoid at 0. Others use other
     ramps: `slope=1/6` is `jax.nn.hard_sigmoid` and `torch.nn.Hardsigmoid`, `slope=0.2` that of

@@ -375,10 +375,7 @@ def squared_loss(
     d = x.shape[1]
     if params.shape[0] not in (d, d + 1):
         raise ValueError(f"params must have shape ({d + 1},) or ({d},), got {params.shape}")
-    with jax.default_matmul_precision("highest"):
-        residual = y - x @ params[:d] - (params[d] if params.shape[0] > d else 0)
-    penalty = _ridge(ridge, x.dtype) * jnp.square(params[:d]).sum()
-    return ((weight * residual**2).sum() + penalty) / weight.sum()
+    return _loss(params, x, y, weight, _ridge(ridge, x.dtype))
 
 
 def hessian(
@@ -412,13 +409,7 @@ def hessian(
     """
     x = _checks.floating("x", x, ndim=2)
     x, _, weight = _data(x, jnp.zeros_like(x, shape=x.shape[:1]), sample_weight)
-    penalised = jnp.ones_like(x[0])
-    if fit_intercept:
-        x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
-        penalised = jnp.append(penalised, jnp.zeros_like(penalised, shape=()))
-    with jax.default_matmul_precision("highest"):
-        gram = x.T @ (weight[:, None] * x)
-    return 2 / weight.sum() * (gram + jnp.diag(_ridge(ridge, x.dtype) * penalised))
+    return _hessian(x, weight, _ridge(ridge, x.dtype), fit_intercept)
 
 
 def descend(
@@ -840,6 +831,26 @@ def _select(x: Array, y: Array, held_out: Array, ridge: Array, max_degree: int) 
     return DegreeSelection(models, train_error, held_out_error, best)
 
 
+@jax.jit
+def _loss(params: Array, x: Array, y: Array, weight: Array, ridge: Array) -> Array:
+    d = x.shape[1]
+    with jax.default_matmul_precision("highest"):
+        residual = y - x @ params[:d] - (params[d] if len(params) > d else 0)
+        squares = weight @ residual**2
+    return (squares + ridge * jnp.square(params[:d]).sum()) / weight.sum()
+
+
+@functools.partial(jax.jit, static_argnames="fit_intercept")
+def _hessian(x: Array, weight: Array, ridge: Array, fit_intercept: bool) -> Array:
+    penalised = jnp.ones_like(x[0])
+    if fit_intercept:
+        x = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+        penalised = jnp.append(penalised, jnp.zeros_like(penalised, shape=()))
+    with jax.default_matmul_precision("highest"):
+        gram = x.T @ (weight[:, None] * x)
+    return 2 / weight.sum() * (gram + jnp.diag(ridge * penalised))
+
+
 @functools.partial(jax.jit, static_argnames="num_steps")
 def _descend(
     start: Array,
@@ -852,7 +863,7 @@ def _descend(
     num_steps: int,
 ) -> gradient_descent.Descent:
     def loss(params: Array) -> Array:
-        return squared_loss(params, x, y, ridge=ridge, sample_weight=weight)
+        return _loss(params, x, y, weight, ridge)
 
     return gradient_descent.gradient_descent(
         loss, start, learning_rate=learning_rate, num_steps=num_steps, tolerance=tolerance

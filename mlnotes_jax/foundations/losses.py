@@ -59,7 +59,7 @@ def mae(
     r"""Mean absolute error, $\ell = \lvert \hat y - y \rvert$.
 
     The best constant prediction is the median. The gradient is $\pm 1$, and 0 where the error is
-    exactly 0, as in PyTorch (`L1Loss`) and NumPy's sign.
+    exactly 0, as in PyTorch (`L1Loss`); `jax.grad` of `jnp.abs` would give 1 there.
 
     Args:
         predictions: $\hat y$, any shape, in the unit of the targets.
@@ -83,7 +83,7 @@ def mae(
     Reference: Koenker and Bassett, "Regression Quantiles" (1978).
     """
     y_hat, y, kept = _entries(where, predictions=predictions, targets=targets)
-    return _reduction.reduce(jnp.abs(y_hat - y), reduction, weights, kept)
+    return _reduction.reduce(_absolute(y_hat - y), reduction, weights, kept)
 
 
 def mse(
@@ -175,7 +175,7 @@ def huber(
     _checks.positive("delta", delta)
     y_hat, y, kept = _entries(where, predictions=predictions, targets=targets)
     bound = _scalar("delta", delta, y_hat)
-    size = jnp.abs(y_hat - y)
+    size = _absolute(y_hat - y)
     near = jnp.minimum(size, bound)
     return _reduction.reduce(0.5 * near**2 + bound * (size - near), reduction, weights, kept)
 
@@ -223,7 +223,7 @@ def epsilon_insensitive(
     """
     _checks.not_negative("epsilon", epsilon)
     y_hat, y, kept = _entries(where, predictions=predictions, targets=targets)
-    excess = jnp.abs(y_hat - y) - _scalar("epsilon", epsilon, y_hat)
+    excess = _absolute(y_hat - y) - _scalar("epsilon", epsilon, y_hat)
     return _reduction.reduce(jax.nn.relu(excess), reduction, weights, kept)
 
 
@@ -662,7 +662,7 @@ def l1_penalty(parameters: PyTree[Float[ArrayLike, "..."]]) -> Float[Array, ""]:
 
     Reference: Tibshirani, "Regression Shrinkage and Selection via the Lasso" (1996), section 1.
     """
-    return _over_leaves(jnp.abs, parameters)
+    return _over_leaves(_absolute, parameters)
 
 
 def l2_penalty(parameters: PyTree[Float[ArrayLike, "..."]]) -> Float[Array, ""]:
@@ -748,6 +748,11 @@ def _margins(
     if _checks.is_concrete(y) and not bool(is_sign.all()):
         raise ValueError(f"labels must be -1 or +1, got {y[~is_sign][0]}")
     return f * jnp.where(is_sign, y, jnp.nan), kept
+
+
+def _absolute(x: Array) -> Array:
+    """The absolute value, with gradient 0 at 0; that of `jnp.abs` is 1 there."""
+    return x * jnp.sign(x)
 
 
 def _t_log(t: Array, p: Array) -> Array:

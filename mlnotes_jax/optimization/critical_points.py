@@ -1,8 +1,10 @@
 r"""Critical points: where the gradient vanishes, and what the Hessian says there.
 
 Near a point $\theta$ a smooth $f$ is its second-order Taylor model
+
 $$f(\theta + v) \approx f(\theta) + g^\top v + \tfrac12 v^\top H v, \qquad
 g = \nabla f(\theta),\quad H = \nabla^2 f(\theta).$$
+
 At $g = 0$ the eigenvalues $\lambda_1 \le \dots \le \lambda_d$ of $H$ decide: $\lambda_1 > 0$ is a
 minimum, $\lambda_d < 0$ a maximum, $\lambda_1 < 0 < \lambda_d$ a saddle; otherwise second order is
 silent. Small problems form $H$; large ones multiply by it (`hessian_operator`) and find both ends
@@ -207,6 +209,7 @@ def hessian_vector_product(f: Objective, params: Params, vector: Params) -> Para
     r"""Multiply a vector by the Hessian without forming it.
 
     $Hv$ is the derivative of the gradient along $v$, forward mode over reverse mode:
+
     $$H v = \frac{d}{dt}\Big|_{t=0} \nabla f(\theta + t v).$$
 
     Args:
@@ -347,7 +350,8 @@ def kind(
         saddle
         degenerate
 
-    Note: with both ends from `lanczos`, "saddle" rests on certificates, but "minimum" only says
+    Note:
+        with both ends from `lanczos`, "saddle" rests on certificates, but "minimum" only says
         that no negative curvature was found.
     """
     gradient_norm = _checks.floating("gradient_norm", gradient_norm, ndim=0)
@@ -488,7 +492,9 @@ def escape(
 
     A whole eigenvector is often too long a step. With the unit direction $u$, turned so that
     $g^\top u \le 0$, and $\kappa = u^\top H u$, the lengths $t, ct, c^2t, \dots$ are tried until
+
     $$f(\theta + t u) \le f(\theta) + s\,\bigl(t\,g^\top u + \tfrac12 t^2 \min(\kappa, 0)\bigr)$$
+
     and the loss is measured to be lower. If $\kappa < 0$ and the third derivative along $u$ is at
     most $\rho$, every $t \le 3(1 - s)|\kappa| / \rho$ passes, so the search ends.
 
@@ -520,7 +526,8 @@ def escape(
         >>> print(result.lowered, result.step, result.value, f(jnp.array([0.0, 1.0])))
         True 0.25 -0.046875 3.0
 
-    Note: the search is a `while_loop`: it cannot be differentiated in reverse mode, and under
+    Note:
+        the search is a `while_loop`: it cannot be differentiated in reverse mode, and under
         `vmap` all lanes run as long as the slowest.
     """
     params = _parameters(f, params)
@@ -589,8 +596,10 @@ def lanczos(
     r"""Find both ends of the spectrum of a symmetric operator from products with it alone.
 
     From a random unit vector $v_1$ the recursion
+
     $$\beta_j v_{j+1} = A v_j - \alpha_j v_j - \beta_{j-1} v_{j-1}, \qquad
     \alpha_j = v_j^\top A v_j,$$
+
     builds an orthonormal basis in which $A$ is tridiagonal; the outer eigenvalues of that small
     matrix (Ritz values) approach those of $A$, the extreme ones first. Every new vector is made
     orthogonal to all before it, so no eigenvalue is reported twice by rounding. An invariant
@@ -633,7 +642,8 @@ def lanczos(
 
     Reference: Golub and Van Loan, *Matrix Computations* (2013), sections 10.1 to 10.3.
 
-    Note: memory is that of `num_steps` copies of `like`. With leaves in bfloat16 or float16 the
+    Note:
+        memory is that of `num_steps` copies of `like`. With leaves in bfloat16 or float16 the
         operand is rounded to them, and no residual falls much below 1e-2 of the largest
         eigenvalue: cast the parameters up first. On a GPU, products inside `operator` may run in
         TF32 unless `jax.default_matmul_precision("highest")` is set.

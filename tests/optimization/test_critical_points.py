@@ -29,11 +29,11 @@ def name(kind):
 
 
 def small_network(seed, dtype=np.float32):
-    """A point of a pytree of four leaves with 81 numbers in all."""
+    """A point of a pytree of four leaves with 32 numbers in all."""
     rng = np.random.default_rng(seed)
     params = {
-        "hidden": (rng.normal(size=(5, 11)), np.zeros(11)),
-        "out": (rng.normal(size=11), 0.1 * np.ones(4)),
+        "hidden": (rng.normal(size=(5, 4)), np.zeros(4)),
+        "out": (rng.normal(size=4), 0.1 * np.ones(4)),
     }
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
 
@@ -151,7 +151,7 @@ def test_products_agree_with_the_full_hessian():
     operator = jax.jit(lambda p, v: cp.hessian_operator(network_loss, p)(v))(params, vector)
     for got in (product, operator):
         chex.assert_trees_all_equal_shapes_and_dtypes(got, params)
-        # 81-term sums in float32.
+        # 32-term sums in float32.
         np.testing.assert_allclose(flatten(got), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -323,7 +323,7 @@ def test_lanczos_against_numpy_eigh(x64):
         return cp.lanczos(key, operator, p, num_pairs=3, num_steps=1000)
 
     ends = run(jax.random.key(4), params)
-    assert int(ends.num_steps) == 81  # d, as num_steps is larger
+    assert int(ends.num_steps) == 32  # d, as num_steps is larger
     # A complete basis: the exact eigenvalues, to rounding of a matrix of norm about 30.
     np.testing.assert_allclose(ends.lowest.values, values[:3], atol=1e-12)
     np.testing.assert_allclose(ends.highest.values, values[-3:], atol=1e-12)

@@ -31,6 +31,8 @@ def _url(path: str) -> str:
     return path.removesuffix("index.md").replace(".md", "/")
 
 
+SCHEME = "document.body.getAttribute('data-md-color-scheme')"
+
 #: The rules that page content breaks, with the first elements that break them.
 AXE = """async (rules) => {
     const options = {resultTypes: ["violations"], ...(rules && {runOnly: rules})};
@@ -135,6 +137,7 @@ def test_accessibility(open_page, path):
     page.evaluate(Path(assets.axe_script()).read_text(encoding="utf-8"))
     for scheme, rules in {"light": None, "dark": ["color-contrast", "link-in-text-block"]}.items():
         page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(f"{SCHEME} === '{'slate' if scheme == 'dark' else 'default'}'")
         found = page.evaluate(AXE, rules)
         assert found == [], f"{scheme}: {found}"
 
@@ -155,17 +158,16 @@ def test_search(open_page, words, expected):
 
 def test_colours_follow_the_system_and_the_reader(open_page):
     page = open_page("", scheme="dark")
-    scheme = "document.body.getAttribute('data-md-color-scheme')"
-    assert page.evaluate(scheme) == "slate"
+    assert page.evaluate(SCHEME) == "slate"
     page.emulate_media(color_scheme="light")
-    page.wait_for_function(f"{scheme} === 'default'")
+    page.wait_for_function(f"{SCHEME} === 'default'")
     ink = page.evaluate("getComputedStyle(document.body).color")
     for _ in range(2):  # the system's -> light -> dark
         page.locator("label.md-header__button[for^=__palette]:visible").click()
-    page.wait_for_function(f"{scheme} === 'slate'")
+    page.wait_for_function(f"{SCHEME} === 'slate'")
     assert page.evaluate("getComputedStyle(document.body).color") != ink
     page.reload()
-    assert page.evaluate(scheme) == "slate"  # remembered
+    assert page.evaluate(SCHEME) == "slate"  # remembered
 
 
 def test_figures_take_the_colour_of_the_text(open_page):

@@ -106,6 +106,7 @@ def test_both_builders_make_the_same(small, builder):
     assert 'href="https://docs.jax.dev/en/latest/_autosummary/jax.grad.html#jax.grad"' in one
     signature = re.sub(r"<[^>]+>", "", one).replace("&#34;", '"').replace("&quot;", '"')
     assert 'predictions: Float[ArrayLike, "..."]' in signature
+    assert '<span class="gp">&gt;&gt;&gt; </span>' in one
     # Formulas in docstrings.
     assert one.count('class="katex"') > one.count('class="katex-display"') > 1
     another = (built / "chapter/another/index.html").read_text(encoding="utf-8")
@@ -129,15 +130,17 @@ def test_pages_without_directories(small):
     assert 'href="one.html#eq:one-square">The ℓ₂ loss (1)</a>' in another
 
 
-def test_a_repository_shows_edit_and_source_links(small):
-    small.build()
-    page = small.folder / "mkdocs/chapter/one/index.html"
+@pytest.mark.parametrize("builder", ["mkdocs", "zensical"])
+def test_only_a_repository_shows_edit_and_source_links(scratch, builder):
+    scratch.write("index.md", "# Home\n")
+    page = scratch.folder / builder / "index.html"
+    assert scratch.build(builder, MLNOTES_REPO_URL="").returncode == 0
     assert "md-source" not in page.read_text()
     assert 'rel="edit"' not in page.read_text()
-    small.build(MLNOTES_REPO_URL="https://github.com/someone/mlnotes")
+    repository = "https://github.com/someone/mlnotes"
+    assert scratch.build(builder, MLNOTES_REPO_URL=repository).returncode == 0
     text = page.read_text()
-    edit = "https://github.com/someone/mlnotes/edit/main/docs/chapter/one.md"
-    assert f'href="{edit}"' in text
+    assert f'href="{repository}/edit/main/docs/index.md"' in text
     assert 'class="md-source"' in text
     # With this attribute, the theme's script asks GitHub for the number of stars.
     assert 'data-md-component="source"' not in text

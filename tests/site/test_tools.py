@@ -4,10 +4,11 @@ import json
 import textwrap
 import zlib
 
+import griffe
 import markdown
 import nbformat
 import pytest
-from mlnotes_site import assets, check, extension, inventories, katex, notebooks
+from mlnotes_site import assets, check, docstrings, extension, inventories, katex, notebooks
 from mlnotes_site.pages import Page, Pages, fences
 from mlnotes_site.project import ROOT, SiteError
 from mlnotes_site.snippets import Runner, run_all, time_limit
@@ -551,6 +552,48 @@ class TestAssets:
             assert written == uri.replace("$", name), name
         for name in ("jax.numpy.nosuch", "jax.config"):
             assert name not in entries["jax"]
+
+
+class TestDocstrings:
+    SOURCE = '''
+from typing import Literal, NamedTuple
+from jaxtyping import Array, Float
+__all__ = ["LIMIT", "Model", "f"]
+#: As much as
+#: it may be.
+LIMIT = 3
+class Model(NamedTuple):
+    """Fields."""
+    w: Float[Array, " d"]
+def f(x: Float[Array, "..."], kind: Literal["n"], *, y: "Model | None" = None) -> Float[Array, ""]:
+    """Do.
+
+    Example:
+        >>> 1
+        1
+    """
+'''
+
+    @pytest.fixture
+    def module(self, tmp_path):
+        (tmp_path / "m.py").write_text(self.SOURCE)
+        extensions = griffe.load_extensions(docstrings.SourceReader)
+        return griffe.load("m", search_paths=[tmp_path], extensions=extensions)
+
+    def test_shapes_keep_their_quotes(self, module):
+        parameters = module["f"].parameters
+        assert str(parameters["x"].annotation) == 'Float[Array, "..."]'
+        assert str(module["f"].returns) == 'Float[Array, ""]'
+        assert str(module["Model.w"].annotation) == 'Float[Array, " d"]'
+        assert str(parameters["kind"].annotation) == "Literal['n']"
+        assert str(parameters["y"].annotation) == "Model | None"
+
+    def test_example_is_a_section(self, module):
+        sections = module["f"].docstring.parse("google")
+        assert [section.kind.value for section in sections] == ["text", "examples"]
+
+    def test_constants_are_described_by_their_comment(self, module):
+        assert module["LIMIT"].docstring.value == "As much as\nit may be."
 
 
 class TestCheck:

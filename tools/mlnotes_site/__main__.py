@@ -80,7 +80,7 @@ def build(builder: str, config: Path, site: Path) -> None:
         for file in (target.parent / ".cache").glob("*"):
             if file.is_file():
                 file.unlink()
-    command = [sys.executable, "-m", *command, "--config-file", str(config)]
+    command = [sys.executable, "-m", *command, "--config-file", str(config.resolve())]
     with _step(builder):
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     if status:
@@ -93,7 +93,7 @@ def build(builder: str, config: Path, site: Path) -> None:
 def serve(config: Path, address: str) -> None:
     """Preview the site; pages are rendered again when they, or the package, change."""
     command = [sys.executable, "-m", "mkdocs", "serve", "--livereload"]
-    command += ["--config-file", str(config), "--dev-addr", address]
+    command += ["--config-file", str(config.resolve()), "--dev-addr", address]
     raise SystemExit(subprocess.run(command, cwd=ROOT, env=_environment(), check=False).returncode)
 
 

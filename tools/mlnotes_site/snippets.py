@@ -75,6 +75,8 @@ def _environment() -> dict[str, str]:
     }
     path = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
     fixed = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PYTHONHASHSEED": "0"}
+    # A compiled file counts as fresh if second and size agree: a quick edit would be missed.
+    fixed["PYTHONDONTWRITEBYTECODE"] = "1"
     return {**kept, **fixed, "PYTHONPATH": path, "PYTHONUTF8": "1"}
 
 

@@ -1,5 +1,6 @@
 """Three looks at what a loss asks for: two surfaces, two classifiers, two autoencoders."""
 
+import itertools
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -317,12 +318,12 @@ def _reconstruct(key: Array, x: Array, x_test: Array, bottleneck: int, num_steps
     init_key, batch_key = jax.random.split(key)
     sizes = (64, 64, bottleneck, 64, 64)
     # All parameters in one vector: Adam is then a handful of operations, and compiles sooner.
-    start, unravel = ravel_pytree(
-        [
-            (jax.random.normal(k, (m, n)) * (2 / m) ** 0.5, jnp.zeros((1, n)))
-            for k, m, n in zip(jax.random.split(init_key, 4), sizes[:-1], sizes[1:], strict=True)
-        ]
-    )
+    spread = [
+        (jnp.full((m, n), (2 / m) ** 0.5), jnp.zeros((1, n)))  # He's weights, zero biases
+        for m, n in itertools.pairwise(sizes)
+    ]
+    scale, unravel = ravel_pytree(spread)
+    start = scale * jax.random.normal(init_key, scale.shape)
     batches = jax.random.randint(batch_key, (num_steps, 128), 0, len(x))
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
 

@@ -36,6 +36,7 @@ __all__ = [
     "run",
     "tables",
     "toy_loss",
+    "train",
 ]
 
 # Random functions and matrices are sampled in 1 to so many dimensions; waves of each function.
@@ -254,7 +255,7 @@ def _network(
     num_pairs: int,
     num_steps: int,
 ) -> Network:
-    params, updates = _train(digits.params, digits.x, digits.y, target)
+    params, updates = train(digits.params, digits.x, digits.y, target)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     measured = _look(
         key,
@@ -269,7 +270,19 @@ def _network(
 
 
 @jax.jit
-def _train(params: Parameters, x: Array, y: Array, target: float) -> tuple[Parameters, Array]:
+def train(params: Parameters, x: Array, y: Array, target: float) -> tuple[Parameters, Array]:
+    """Descend with the whole batch until the loss is at most `target`, 500 updates at most.
+
+    Args:
+        params: Where to start.
+        x: Pictures, shape `(n, 64)`.
+        y: Classes, shape `(n,)`.
+        target: Mean cross-entropy in nats.
+
+    Returns:
+        The parameters, and how many updates that took.
+    """
+
     def update(carry: tuple) -> tuple:
         params, _, count = carry
         loss, gradient = jax.value_and_grad(network_loss)(params, x, y)
@@ -366,36 +379,45 @@ def _is_definite(normals: Array, free: Array) -> Array:
     return critical_points.minimum_ratio(jnp.linalg.eigvalsh(matrix)) == 1
 
 
-@functools.partial(jax.jit, static_argnames=("num_matrices", "num_functions"))
-def _count_minima(key: Array, *, num_matrices: int, num_functions: int) -> tuple[Array, ...]:
-    def one_dimension(dimension: Array) -> tuple[Array, ...]:
-        keys = jax.random.split(jax.random.fold_in(key, dimension))
+@functools.partial(jax.jit, static_argnames="num_matrices")
+def _definite_shares(key: Array, dimensions: Array, *, num_matrices: int) -> Array:
+    def one_dimension(dimension: Array) -> Array:
         free = jnp.arange(_DIMENSIONS) < dimension
-        normals = jax.random.normal(keys[0], (num_matrices, _DIMENSIONS, _DIMENSIONS))
+        shape = (num_matrices, _DIMENSIONS, _DIMENSIONS)
+        normals = jax.random.normal(jax.random.fold_in(key, dimension), shape)
+        return jax.vmap(_is_definite, in_axes=(0, None))(normals, free).mean()
+
+    return lax.map(one_dimension, dimensions)
+
+
+@functools.partial(jax.jit, static_argnames="num_functions")
+def _minimum_shares(key: Array, dimensions: Array, *, num_functions: int) -> tuple[Array, ...]:
+    def one_dimension(dimension: Array) -> tuple[Array, ...]:
+        free = jnp.arange(_DIMENSIONS) < dimension
         # One draw for all: a generator takes long to compile.
-        draws = jax.random.uniform(keys[1], (num_functions, _WAVES + 1, _DIMENSIONS + 1))
+        shape = (num_functions, _WAVES + 1, _DIMENSIONS + 1)
+        draws = jax.random.uniform(jax.random.fold_in(key, dimension), shape)
         waves = jnp.floor(5 * draws[:, 1:, 1:]) - 2  # whole numbers -2..2: f has period 2 pi
         phases, starts = 2 * np.pi * draws[:, 1:, 0], 2 * np.pi * draws[:, 0, 1:]
-        definite = jax.vmap(_is_definite, in_axes=(0, None))(normals, free)
         found, minimum, value = jax.vmap(_newton_point, in_axes=(0, 0, 0, None))(
             waves, phases, starts, free
         )
         low = found & (value <= jnp.nanquantile(jnp.where(found, value, jnp.nan), 0.1))
-        return (
-            definite.mean(),
-            minimum.sum() / found.sum(),
-            (minimum & low).sum() / low.sum(),
-            found.sum(),
-        )
+        return minimum.sum() / found.sum(), (minimum & low).sum() / low.sum(), found.sum()
 
-    dimensions = jnp.arange(1, _DIMENSIONS + 1)
-    return dimensions, *lax.map(one_dimension, dimensions)
+    return lax.map(one_dimension, dimensions)
 
 
 def _rarity(key: Array, num_matrices: int, num_functions: int) -> Rarity:
-    counts = _count_minima(key, num_matrices=num_matrices, num_functions=num_functions)
-    dimensions, matrices, functions, low_functions, found = counts
-    return Rarity(dimensions, matrices, functions, low_functions, found, num_matrices)
+    matrix_key, function_key = jax.random.split(key)
+    dimensions = jnp.arange(1, _DIMENSIONS + 1)
+    # One program after the other: with two batches of small factorisations side by side in one
+    # program, jaxlib 0.10's CPU threads can wait for each other for ever.
+    matrices = jax.block_until_ready(
+        _definite_shares(matrix_key, dimensions, num_matrices=num_matrices)
+    )
+    functions = _minimum_shares(function_key, dimensions, num_functions=num_functions)
+    return Rarity(dimensions, matrices, *functions, num_matrices)
 
 
 def tables(result: Result) -> dict[str, list[dict[str, object]]]:
