@@ -54,6 +54,12 @@ def integer(name: str, value: ArrayLike, *, ndim: int | Sequence[int] | None = N
         raise TypeError(f"{name} must be an integer array, got {type(value).__name__}") from error
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be an integer array, got dtype {array.dtype}")
+    if isinstance(value, np.ndarray) and value.dtype.itemsize > array.dtype.itemsize:
+        limits = jnp.iinfo(array.dtype)
+        if value.size and (value.max() > limits.max or value.min() < limits.min):
+            raise ValueError(
+                f"{name} must fit into {array.dtype}, got {value.min()}..{value.max()}"
+            )
     check_rank(name, array, ndim)
     return array
 
@@ -88,9 +94,9 @@ def finite(name: str, array: Array) -> None:
     """Raise `ValueError` with the first place where a concrete `array` is NaN or infinite."""
     if not is_concrete(array):
         return
-    values = np.asarray(array)
-    bad = np.argwhere(~np.isfinite(values.astype(np.float64)))
-    if len(bad):
+    ok = np.asarray(jnp.isfinite(array))
+    if not ok.all():
+        values, bad = np.asarray(array), np.argwhere(~ok)
         first = tuple(int(i) for i in bad[0])
         place = {0: "", 1: " in row {}", 2: " in row {}, column {}"}.get(
             values.ndim, f" at index {first}"

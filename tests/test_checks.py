@@ -43,6 +43,11 @@ def test_integers_are_promoted(value):
             "y must be an integer array, got dtype float",
         ),
         (
+            lambda: _checks.integer("y", np.array([0, 2**40])),
+            ValueError,
+            r"y must fit into int32, got 0\.\.1099511627776",
+        ),
+        (
             lambda: _checks.same_shape(p=jnp.ones(2), q=jnp.ones(3)),
             ValueError,
             r"p and q must have one shape, got p \(2,\), q \(3,\)",
