@@ -17,11 +17,11 @@ with a large basis needs about as many, with the default basis two to four times
 same product: 1.1 to 1.5. PyTorch's product should take about as long as ours or up to twice: 1.3 to
 2.5.
 
-Came out (`results/optimization-critical_points-cpu.json`, one core of a shared and noisy machine, so
-only the ratios mean something): 1.9 against the same product, 2.5 with PyTorch's. The first was
-predicted too low: ours stops after 80 steps (and 8 products for the certificates), as it tests every
-16; ARPACK's best settings need 127 (`ncv=40`) or 138 (`ncv=80`), because it can stop only when its
-basis is full, and it then overshoots the quality.
+Came out (`results/optimization-critical_points-cpu.json`, one core of a shared and noisy machine,
+so only the ratios mean something): 1.9 against the same product, 2.5 with PyTorch's. The first was
+predicted too low: ours stops after 80 steps (and 8 products for the certificates), as it tests
+every 16; ARPACK's best settings need 127 (`ncv=40`) or 138 (`ncv=80`), because it can stop only
+when its basis is full, and it then overshoots the quality.
 """
 
 import functools

@@ -38,7 +38,7 @@ class Demo(NamedTuple):
 #: Every demo, in reading order.
 DEMOS: tuple[Demo, ...] = (
     Demo("foundations/losses", "Why classifiers learn by cross-entropy, not squared error"),
-    Demo("foundations/activations", "Six activations, their slopes, and how they saturate"),
+    Demo("foundations/activations", "Seven activations, their slopes, and how they saturate"),
     Demo("foundations/linear_regression", "One line by three roads; which polynomial degree"),
     Demo("foundations/gradient_descent", "Full batch, mini-batch and single examples; how fast"),
     Demo("optimization/critical_points", "A saddle and its two ways down; the spectrum of a net"),

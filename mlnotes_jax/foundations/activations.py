@@ -6,8 +6,7 @@ scalar, or has shape `(c,)`, one value for each channel of the last axis.
 
 At a kink, where $f'$ does not exist, the slope is the one from the left: 0 for ReLU, $\alpha$ for
 leaky ReLU and PReLU; for the hard sigmoid it is 0 at both ends. The closed form and `jax.grad`
-agree there. `jax.nn.relu` and PyTorch choose the same, except that `jax.nn.leaky_relu` takes 1 at
-0 and `jax.nn.hard_sigmoid` half of the slope.
+agree there. `jax.nn` and PyTorch choose the same, but for `jax.nn.leaky_relu`, which takes 1 at 0.
 
 Outputs have the dtype of `x`; the softmax computes bfloat16 and float16 in float32.
 

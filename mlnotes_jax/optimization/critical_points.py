@@ -351,7 +351,7 @@ def kind(
         degenerate
 
     Note:
-        with both ends from `lanczos`, "saddle" rests on certificates, but "minimum" only says
+        With both ends from `lanczos`, "saddle" rests on certificates, but "minimum" only says
         that no negative curvature was found.
     """
     gradient_norm = _checks.floating("gradient_norm", gradient_norm, ndim=0)
@@ -527,7 +527,7 @@ def escape(
         True 0.25 -0.046875 3.0
 
     Note:
-        the search is a `while_loop`: it cannot be differentiated in reverse mode, and under
+        The search is a `while_loop`: it cannot be differentiated in reverse mode, and under
         `vmap` all lanes run as long as the slowest.
     """
     params = _parameters(f, params)
@@ -643,7 +643,7 @@ def lanczos(
     Reference: Golub and Van Loan, *Matrix Computations* (2013), sections 10.1 to 10.3.
 
     Note:
-        memory is that of `num_steps` copies of `like`. With leaves in bfloat16 or float16 the
+        Memory is that of `num_steps` copies of `like`. With leaves in bfloat16 or float16 the
         operand is rounded to them, and no residual falls much below 1e-2 of the largest
         eigenvalue: cast the parameters up first. On a GPU, products inside `operator` may run in
         TF32 unless `jax.default_matmul_precision("highest")` is set.

@@ -110,24 +110,27 @@ def test_control_c_ends_with_130(tmp_path):
         "from mlnotes_jax import demos\n"
         "from mlnotes_jax.cli import main\n"
         "module = demos.load(demos.find('losses'))\n"
-        "def wait(key, *, quick=False):\n"
+        "def wait(key, *, quick: bool = False):\n"
         "    print('waiting', flush=True)\n"
         "    time.sleep(60)\n"
         "module.run = wait\n"
         "raise SystemExit(main.main(['demo', 'losses']))\n"
     )
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "waiting\n"
-    time.sleep(0.2)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=30)
+    ) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline() == "waiting\n"
+            time.sleep(0.2)
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=30)
+        finally:
+            child.kill()
     assert child.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err

@@ -230,10 +230,10 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         "One line, three roads": [
             {
                 "road": road,
-                "w (per 5 kg/m²)": round(float(params[0]), 3),
-                "b (at 20 kg/m²)": round(float(params[1]), 3),
-                "mean squared error": round(float(loss), 3),
-                "losses computed": int(evaluations),
+                "w per 5 kg/m²": round(float(params[0]), 3),
+                "b at 20 kg/m²": round(float(params[1]), 3),
+                "squared error": round(float(loss), 3),
+                "losses": int(evaluations),
             }
             for road, params, loss, evaluations in roads
         ],
@@ -252,7 +252,7 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             {
                 "ridge": ridge,
                 "weight norm": round(float(norm), 1),
-                "steepest slope (per kg/m²)": round(float(slope), 1),
+                "slope per kg/m²": round(float(slope), 1),
                 "training error": round(float(errors[0]), 1),
                 "held-out error": round(float(errors[1]), 1),
             }
