@@ -94,9 +94,10 @@ def finite(name: str, array: Array) -> None:
     """Raise `ValueError` with the first place where a concrete `array` is NaN or infinite."""
     if not is_concrete(array):
         return
-    ok = np.asarray(jnp.isfinite(array))
+    values = np.asarray(array)
+    ok = np.isfinite(values)
     if not ok.all():
-        values, bad = np.asarray(array), np.argwhere(~ok)
+        bad = np.argwhere(~ok)
         first = tuple(int(i) for i in bad[0])
         place = {0: "", 1: " in row {}", 2: " in row {}, column {}"}.get(
             values.ndim, f" at index {first}"

@@ -376,7 +376,11 @@ def _is_definite(normals: Array, free: Array) -> Array:
     return critical_points.minimum_ratio(jnp.linalg.eigvalsh(matrix)) == 1
 
 
-@functools.partial(jax.jit, static_argnames="num_matrices")
+# These two run once, for a fraction of a second: less optimisation by the compiler is faster.
+_QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+@functools.partial(jax.jit, static_argnames="num_matrices", compiler_options=_QUICK_TO_COMPILE)
 def _definite_shares(key: Array, dimensions: Array, *, num_matrices: int) -> Array:
     def one_dimension(dimension: Array) -> Array:
         free = jnp.arange(_DIMENSIONS) < dimension
@@ -387,7 +391,7 @@ def _definite_shares(key: Array, dimensions: Array, *, num_matrices: int) -> Arr
     return lax.map(one_dimension, dimensions)
 
 
-@functools.partial(jax.jit, static_argnames="num_functions")
+@functools.partial(jax.jit, static_argnames="num_functions", compiler_options=_QUICK_TO_COMPILE)
 def _minimum_shares(key: Array, dimensions: Array, *, num_functions: int) -> tuple[Array, ...]:
     def one_dimension(dimension: Array) -> tuple[Array, ...]:
         free = jnp.arange(_DIMENSIONS) < dimension
@@ -413,8 +417,10 @@ def _rarity(key: Array, num_matrices: int, num_functions: int) -> Rarity:
     matrices = jax.block_until_ready(
         _definite_shares(matrix_key, dimensions, num_matrices=num_matrices)
     )
-    functions = _minimum_shares(function_key, dimensions, num_functions=num_functions)
-    return Rarity(dimensions, matrices, *functions, num_matrices)
+    functions, low_functions, found = _minimum_shares(
+        function_key, dimensions, num_functions=num_functions
+    )
+    return Rarity(dimensions, matrices, functions, low_functions, found, num_matrices)
 
 
 def tables(result: Result) -> dict[str, list[dict[str, object]]]:
