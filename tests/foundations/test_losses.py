@@ -703,7 +703,9 @@ def test_from_wrong_weights_only_cross_entropy_recovers_soon(result):
     assert result.start_accuracy[1] < 0.05
     (fresh_squared, wrong_squared), (fresh_cross, wrong_cross) = result.accuracies[:, :, -1]
     assert min(fresh_squared, fresh_cross, wrong_cross) > 0.9
-    assert wrong_squared < 0.75
+    assert wrong_squared < 0.85
+    # Far apart where the large rates that do best are still chaotic, and differ by platform
+    assert result.accuracies[0, 1, :20].max() < 0.5 < 0.7 < result.accuracies[1, 1, 19]
 
 
 def test_l1_keeps_edges_and_draws_no_ghosts_but_loses_no_less_ink(result):
