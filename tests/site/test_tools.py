@@ -379,12 +379,15 @@ class TestSnippets:
         data.write_text("a")
         other = root / "other.py"
         other.write_text("")
+        results = root / "results"
+        results.mkdir()
         runner = Runner(cache=tmp_path / "cache", root=root)
         found = page(
             """
             ```python
             import time, tiny
             print(tiny.VALUE, (tiny.Path(tiny.__file__).parent / "data.txt").read_text())
+            print(len(list(tiny.Path(tiny.__file__).parents[1].joinpath("results").glob("*.json"))))
             print(time.time_ns())
             ```
             """
@@ -404,6 +407,8 @@ class TestSnippets:
         data.write_text("b")
         third = run()
         assert third[:2] == ["2", "b"]
+        (results / "new.json").write_text("{}")  # a folder that the page lists
+        assert run()[2] == "1"
         assert runner.outputs(found, fresh=True)[0].stdout.split() != third
         assert runner.cached(page("```python\nprint(2)\n```")) is None
         runner.close()

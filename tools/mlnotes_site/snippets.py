@@ -61,6 +61,9 @@ def time_limit(page: Page) -> float:
 
 def _hash(path: Path) -> str | None:
     try:
+        if path.is_dir():
+            names = sorted(entry for entry in os.listdir(path) if not entry.startswith("__"))
+            return hashlib.sha256("\n".join(names).encode()).hexdigest()
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None

@@ -54,7 +54,9 @@ class _Session:
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(args[0], str) and not args[2] & (os.O_WRONLY | os.O_RDWR):
+        read = event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR)
+        listed = event in ("os.listdir", "os.scandir")
+        if (read or listed) and isinstance(args[0], str):
             self.opened.add(os.path.abspath(args[0]))
 
     def run(self, announce: Any) -> dict[str, Any]:
@@ -124,8 +126,14 @@ class _Session:
 
 
 def _matters(name: str) -> bool:
-    """Whether a file can change what a page shows: not tools, caches or environments."""
+    """Whether a file or a listed folder can change what a page shows.
+
+    Tools, caches and environments cannot, nor can the listing of a package, which Python's import
+    makes.
+    """
     parts = name.split("/")
+    if parts[0] == "mlnotes_jax" and "." not in parts[-1]:
+        return False
     return not (
         parts[0].startswith(".")
         or parts[0] == "tools"
