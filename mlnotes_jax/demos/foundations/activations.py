@@ -183,18 +183,18 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         start = "Glorot's weights" if scale == 1 else f"weights {scale:g} times as large"
         rows: list[dict[str, object]] = []
         for i, activation in enumerate(ACTIVATIONS):
-            flat = result.saturation[i, j].mean(axis=1)
-            dead = result.dead[i, j].mean(axis=1)
+            flat = 100 * result.saturation[i, j].mean(axis=1)
+            dead = 100 * result.dead[i, j].mean(axis=1)
             norms = result.gradient_norms[i, j]
             rows.append(
                 {
                     "activation": activation.name,
                     "rate": float(result.best_rates[i, j]),
                     "accuracy": f"{result.accuracies[i, j].mean():.1%}",
-                    "flat": f"{flat[0]:.0%} to {flat[1]:.0%}",
-                    "at times off": f"{result.sometimes_off[i, j, 1].mean():.0%}",
-                    "dead": f"{dead[0]:.1%} to {dead[1]:.1%}",
-                    "first/last": round(float(norms[0] / norms[-1]), 3),
+                    "flat %": f"{flat[0]:.0f} to {flat[1]:.0f}",
+                    "off %": f"{100 * result.sometimes_off[i, j, 1].mean():.0f}",
+                    "dead %": f"{dead[0]:.1f} to {dead[1]:.1f}",
+                    "1st/last": round(float(norms[0] / norms[-1]), 3),
                 }
             )
         out[f"Start from {start}, test digits"] = rows

@@ -2,7 +2,7 @@
 
 import itertools
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,13 +185,14 @@ def plot(result: Result) -> "Figure":
     import matplotlib.pyplot as plt
 
     with figures.style():
-        figure, axes = plt.subplot_mosaic(
-            [["mse", "ce"], ["accuracy", "pictures"]], figsize=(9, 7), height_ratios=[1, 1]
-        )
-        for i, panel in enumerate(("mse", "ce")):
-            _draw_surface(axes[panel], result, i)
-        _draw_accuracy(axes["accuracy"], result)
-        _draw_pictures(axes["pictures"], result)
+        figure = plt.figure(figsize=(9, 6.8))
+        halves: Any = figure.subfigures(2, 1, height_ratios=[1, 0.95])
+        above, below = halves
+        for i, panel in enumerate(above.subplots(1, 2)):
+            _draw_surface(panel, result, i)
+        accuracy, pictures = below.subplots(1, 2, width_ratios=[1.15, 1])
+        _draw_accuracy(accuracy, result)
+        _draw_pictures(pictures, result)
     return figure
 
 
