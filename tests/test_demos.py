@@ -2,9 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
-from mlnotes_jax.demos import figures, progress
+from mlnotes_jax.demos import figures, progress, tables
 
 
 def draw():
@@ -82,3 +83,21 @@ def test_progress_is_told_to_a_listener_only():
         assert list(progress.track("ab", "reading")) == ["a", "b"]
     assert list(progress.track("ab", "reading")) == ["a", "b"]
     assert told == [("reading", 0, 2), ("reading", 1, 2), ("reading", 2, 2)]
+
+
+def test_tables_as_text():
+    rows = [
+        {"road": "closed form", "loss": 0.123456, "steps": np.int32(12000), "share": "5%"},
+        {"road": "[a] search", "loss": float("nan"), "steps": 3, "share": ""},
+    ]
+    lines = tables.text({"Two [roads]": rows}, width=60).splitlines()
+    assert lines[0] == "Two [roads]"
+    assert lines[2].split() == ["road", "loss", "steps", "share"]
+    assert lines[4].split() == ["closed", "form", "0.1235", "12000", "5%"]
+    assert lines[5].split() == ["[a]", "search", "nan", "3"]
+    assert (
+        len({line.index(word) for line, word in zip(lines[4:], ("closed", "[a]"), strict=True)})
+        == 1
+    )
+    narrow = tables.text({"Two [roads]": rows}, width=24)
+    assert max(map(len, narrow.splitlines())) <= 24

@@ -6,7 +6,6 @@ import itertools
 import json
 import sys
 import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from mlnotes_jax import demos
 from mlnotes_jax.cli import cache
-from mlnotes_jax.demos import Demo
+from mlnotes_jax.demos import Demo, tables
 
 DEFAULT_OUT = Path("mlnotes-out")
 
@@ -136,34 +135,10 @@ def show(outcome: Any, console: Console) -> None:
     console.print(facts, highlight=False)
     for title, rows in outcome.tables.items():
         console.print(f"\n[italic]{escape(title)}[/italic]", highlight=False)
-        console.print(as_table(rows), highlight=False)
+        console.print(tables.layout(rows), highlight=False)
     console.print(f"compile {outcome.compile_s:.2f} s   run {outcome.run_s:.2f} s", highlight=False)
     for file in outcome.files:
         console.print(f"figure  {file}", highlight=False, soft_wrap=True)
-
-
-def as_table(rows: list[dict[str, Any]]) -> Table:
-    """Lay rows out for a terminal; columns of words are on the left, of numbers on the right."""
-    table = Table()
-    for name in rows[0]:
-        justify = "left" if is_words(row[name] for row in rows) else "right"
-        table.add_column(name, justify=justify)
-    for row in rows:
-        table.add_row(*(text(value) for value in row.values()))
-    return table
-
-
-def is_words(column: Iterable[Any]) -> bool:
-    """Whether a column holds words; `12%` and an empty cell are no words."""
-    return any(isinstance(cell, str) and cell[:1].isalpha() for cell in column)
-
-
-def text(value: Any) -> str:
-    """Write one cell: integers in full, other numbers with four significant digits."""
-    value = _plain(value) if hasattr(value, "item") else value
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def as_json(outcome: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 import mlnotes_jax
-from mlnotes_jax.cli import demo
 from mlnotes_jax.cli.run import Outcome
+from mlnotes_jax.demos import tables
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -68,13 +68,13 @@ Each part is one command: <code>mlnotes demo NAME</code>.</p>
 
 def _section(outcome: Outcome) -> str:
     source = outcome.source
-    tables = "\n".join(_table(title, rows) for title, rows in outcome.tables.items())
+    numbers = "\n".join(_table(title, rows) for title, rows in outcome.tables.items())
     return f"""<section id="{_anchor(outcome)}">
 <h2>{escape(outcome.demo.name)}</h2>
 <p>{escape(outcome.demo.summary)}.</p>
 <p class="facts">Data: {escape(source.name)} ({escape(source.origin)}), {escape(source.size)};
 licence: {escape(source.licence)}. Compile {outcome.compile_s:.2f} s, run {outcome.run_s:.2f} s.</p>
-{tables}
+{numbers}
 <figure class="scroll">{outcome.svg}</figure>
 </section>
 """
@@ -82,12 +82,12 @@ licence: {escape(source.licence)}. Compile {outcome.compile_s:.2f} s, run {outco
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
     kinds = [
-        ' class="word"' if demo.is_words(row[name] for row in rows) else "" for name in rows[0]
+        ' class="word"' if tables.is_words(row[name] for row in rows) else "" for name in rows[0]
     ]
 
     def cells(tag: str, values: Sequence[Any]) -> str:
         return "".join(
-            f"<{tag}{kind}>{escape(demo.text(value))}</{tag}>"
+            f"<{tag}{kind}>{escape(tables.cell(value))}</{tag}>"
             for kind, value in zip(kinds, values, strict=True)
         )
 

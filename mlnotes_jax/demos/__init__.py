@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mlnotes_jax import _lazy
 
 __getattr__, __dir__, __all__ = _lazy.submodules(
-    __name__, ["data", "figures", "foundations", "optimization", "progress"]
+    __name__, ["data", "figures", "foundations", "optimization", "progress", "tables"]
 )
 __all__ += ["DEMOS", "Demo", "UnknownDemo", "find", "load"]
 

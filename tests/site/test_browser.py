@@ -166,6 +166,7 @@ def test_colours_follow_the_system_and_the_reader(open_page):
         page.locator("label.md-header__button[for^=__palette]:visible").click()
     page.wait_for_function(f"{SCHEME} === 'slate'")
     assert page.evaluate("getComputedStyle(document.body).color") != ink
+    page.wait_for_load_state("networkidle")  # a reload would cut off what still loads
     page.reload()
     assert page.evaluate(SCHEME) == "slate"  # remembered
 

@@ -505,7 +505,7 @@ def plot(result: Result) -> "Figure":
     import matplotlib.pyplot as plt
 
     with figures.style():
-        figure, axes = plt.subplots(2, 2, figsize=(9, 7.6))
+        figure, axes = plt.subplots(2, 2, figsize=(9, 8.2))
         _draw_surface(axes[0, 0], result.toy)
         _draw_spectrum(axes[0, 1], result.network)
         _draw_escape(axes[1, 0], result.network)
@@ -597,7 +597,7 @@ def _draw_escape(axes, net: Network) -> None:
         ylabel="change of the loss ($10^{-3}$ nats)",
         title="Escape: the model is only local",
     )
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0.58, 0.02))
 
 
 def _draw_rarity(axes, rarity: Rarity) -> None:
@@ -614,7 +614,8 @@ def _draw_rarity(axes, rarity: Rarity) -> None:
         shown = np.where(values * count >= 4, values, np.nan)
         axes.semilogy(d, shown, marker=marker, linestyle=dash, ms=5, label=label)
     axes.set(xlabel="dimension $d$", ylabel="share of minima", title="Minima become rare")
-    axes.legend(fontsize=7, loc="lower left")
+    axes.set_ylim(top=40)
+    axes.legend(fontsize=7, loc="upper right")
 
 
 def _digits(value: ArrayLike) -> float:
