@@ -120,12 +120,21 @@ def in_range(name: str, value: ArrayLike, low: float, high: float) -> None:
     _every(name, value, lambda v: (v >= low) & (v <= high), f"must be in [{low}, {high}]")
 
 
-def class_labels(name: str, labels: Array, num_classes: int) -> None:
-    """Raise `ValueError` unless concrete integer `labels` are all in 0..num_classes-1."""
-    if not is_concrete(labels):
+def class_labels(
+    name: str, labels: ArrayLike, num_classes: int, *, counted: ArrayLike = True
+) -> None:
+    """Raise `ValueError` unless the concrete integer `labels` that count are in 0..num_classes-1.
+
+    Args:
+        name: The argument's name, for the message.
+        labels: Integers of any shape.
+        num_classes: How many classes there are.
+        counted: Which labels matter; broadcast against `labels`.
+    """
+    if not is_concrete((labels, counted)):
         return
     values = np.asarray(labels)
-    bad = np.argwhere((values < 0) | (values >= num_classes))
+    bad = np.argwhere(((values < 0) | (values >= num_classes)) & np.asarray(counted))
     if len(bad):
         first = tuple(int(i) for i in bad[0])
         place = f" at index {first[0] if len(first) == 1 else first}" if first else ""

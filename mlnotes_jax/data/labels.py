@@ -138,7 +138,7 @@ def decode(
     values = np.asarray(codes)
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"codes must be integers, got dtype {values.dtype}")
-    _inside("codes", values, np.ones(values.shape, bool), encoding.num_classes)
+    _checks.class_labels("codes", values, encoding.num_classes)
     return encoding.classes[values]
 
 
@@ -227,7 +227,8 @@ def counts(
         spoilt = jnp.nan
     _checks.same_length(codes=array, sample_weight=weight)
     if _checks.is_concrete((array, weight)):
-        _inside("codes", np.asarray(array), np.asarray(weight) != 0, num_classes)
+        counted = np.asarray(weight) != 0
+        _checks.class_labels("codes", array, num_classes, counted=counted)
     # A negative index would wrap around, and one too large be dropped: look before adding.
     known = (array >= 0) & (array < num_classes)
     total = jnp.zeros(num_classes, weight.dtype)
@@ -351,18 +352,6 @@ def _type(label: Any) -> str:
         if isinstance(label, types):
             return kind
     return ""
-
-
-def _inside(name: str, codes: np.ndarray, counted: np.ndarray, num_classes: int) -> None:
-    """Raise with the first counted code that is not in 0..num_classes-1."""
-    wrong = np.argwhere(((codes < 0) | (codes >= num_classes)) & counted)
-    if len(wrong):
-        first = tuple(int(i) for i in wrong[0])
-        place = f" at index {first[0] if len(first) == 1 else first}" if first else ""
-        raise ValueError(
-            f"{name} must be in 0..{num_classes - 1} ({num_classes} classes), "
-            f"got {codes[first]}{place}"
-        )
 
 
 def _listed(classes: np.ndarray) -> str:
