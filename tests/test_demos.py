@@ -101,3 +101,4 @@ def test_tables_as_text():
     )
     narrow = tables.text({"Two [roads]": rows}, width=24)
     assert max(map(len, narrow.splitlines())) <= 24
+    assert "…" not in narrow  # folded, not cut

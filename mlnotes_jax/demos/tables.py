@@ -41,9 +41,9 @@ def layout(rows: Sequence[Mapping[str, Any]], **style: Any) -> "Table":
 
     table = Table(**style)
     for name in rows[0]:
-        table.add_column(
-            escape(name), justify="left" if is_words(row[name] for row in rows) else "right"
-        )
+        justify = "left" if is_words(row[name] for row in rows) else "right"
+        # In a narrow terminal a long word goes on in the next line; nothing is cut off.
+        table.add_column(escape(name), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell(value)) for value in row.values()))
     return table
