@@ -9,6 +9,8 @@ NEWEST ?= $(shell for v in 3.13 3.12; do \
 NEWEST_VENV ?= .venv-newest
 
 BIN = $(VENV)/bin
+# Compilation keeps one core busy: two workers on two cores take about half the time.
+PARALLEL = -n auto --dist loadgroup
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-newest print-newest site serve lint format bench picture new clean
@@ -20,10 +22,10 @@ demo: $(VENV)/.demos  ## set up, run every demo, write mlnotes-out/index.html
 	$(BIN)/mlnotes tour
 
 test: $(VENV)/.test  ## set up, run all tests, the site's included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-newest: $(NEWEST_VENV)/.newest  ## the tests without the site, on the newest Python, JAX and Flax
-	$(NEWEST_VENV)/bin/python -m pytest -m "not site"
+	$(NEWEST_VENV)/bin/python -m pytest $(PARALLEL) -m "not site"
 
 print-newest:
 	@echo $(NEWEST)
