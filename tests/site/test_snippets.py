@@ -9,7 +9,7 @@ import pytest
 from mlnotes_site.pages import Pages
 from mlnotes_site.snippets import Runner
 
-pytestmark = [pytest.mark.site]
+pytestmark = [pytest.mark.site, pytest.mark.xdist_group("site")]  # pages run once, in one worker
 
 PAGES = [page for page in Pages().refresh() if page.snippets]
 
