@@ -4,12 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 # The newest Python found, for `make test-newest`.
 NEWEST ?= $(shell for v in 3.13 3.12; do \
-  for p in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python; do \
+  for p in python$$v $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python; do \
     if $$p -c 'import ensurepip' >/dev/null 2>&1; then echo $$p; exit; fi; done; done)
 NEWEST_VENV ?= .venv-newest
 
 BIN = $(VENV)/bin
-# Compilation keeps one core busy: two workers on two cores take about half the time.
+# Compilation keeps one core busy: two workers on two cores finish in little more than half the time.
 PARALLEL = -n auto --dist loadgroup
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
