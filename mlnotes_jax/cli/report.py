@@ -16,6 +16,8 @@ body { font: 16px/1.5 system-ui, "Noto Sans", "Noto Sans CJK SC", sans-serif; ma
        max-width: 62rem; padding: 1rem; color: light-dark(#1b1b1b, #e6e6e6);
        background: light-dark(#ffffff, #1e2129); }
 a { color: light-dark(#00588a, #7cc4f5); }
+h1, h2, li { overflow-wrap: anywhere; }
+figure { margin: 1rem 0; }
 h2 { border-top: 1px solid #8888; margin-top: 2.5rem; padding-top: 1rem; }
 nav ul { columns: 18rem 2; padding-left: 1.2rem; }
 .facts { color: light-dark(#555555, #b0b0b0); }
