@@ -6,8 +6,6 @@ Only the command line turns it on. A library must leave that choice to the progr
 import os
 from pathlib import Path
 
-import jax
-
 
 def folder() -> Path | None:
     """Where compiled programs are kept: `JAX_COMPILATION_CACHE_DIR`, or the user's cache folder.
@@ -31,6 +29,8 @@ def folder() -> Path | None:
 
 def turn_on() -> None:
     """Keep compiled programs of this process on disk, where there is a folder for them."""
+    import jax  # not at the top: listing the demos needs no JAX
+
     path = folder()
     if path is not None:
         jax.config.update("jax_compilation_cache_dir", str(path))
