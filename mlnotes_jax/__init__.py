@@ -6,7 +6,10 @@ use, so `import mlnotes_jax` costs next to nothing.
 Chapters:
     foundations: A function, a loss, and a way down.
     optimization: Finding the lowest point.
-    data: Getting data in: reading, labels, scaling.
+    generalization: Will it hold on data not seen?
+    nets: Layers and feed-forward networks (Flax).
+    data: Getting data in: reading, labels, scaling, loading.
+    training: The loop, and what keeps it safe.
     demos: Runnable examples, one for each concept that has something to show.
 """
 
@@ -15,5 +18,6 @@ from mlnotes_jax import _lazy
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.submodules(
-    __name__, ["data", "demos", "foundations", "optimization"]
+    __name__,
+    ["data", "demos", "foundations", "generalization", "nets", "optimization", "training"],
 )

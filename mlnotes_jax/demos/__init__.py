@@ -18,7 +18,18 @@ from typing import NamedTuple
 from mlnotes_jax import _lazy
 
 __getattr__, __dir__, __all__ = _lazy.submodules(
-    __name__, ["data", "figures", "foundations", "optimization", "progress", "tables"]
+    __name__,
+    [
+        "data",
+        "figures",
+        "foundations",
+        "generalization",
+        "nets",
+        "optimization",
+        "progress",
+        "tables",
+        "training",
+    ],
 )
 __all__ += ["DEMOS", "Demo", "UnknownDemo", "find", "load"]
 
@@ -42,6 +53,14 @@ DEMOS: tuple[Demo, ...] = (
     Demo("foundations/linear_regression", "One line by three roads; which polynomial degree"),
     Demo("foundations/gradient_descent", "Full batch, mini-batch and single examples; how fast"),
     Demo("optimization/critical_points", "A saddle and its two ways down; the spectrum of a net"),
+    Demo("generalization/early_stopping", "When to stop: four rules on one training run"),
+    Demo("nets/mlp", "The notes' network on pictures; and a better recipe"),
+    Demo("nets/normalization", "Batch norm against none; what it does to the surface"),
+    Demo("nets/dropout", "Random zeros: the same mean, more variance, less over-fit"),
+    Demo("nets/convolution", "What filters see; sizes and costs of a stack"),
+    Demo("nets/cnn", "A small convolutional network on pictures"),
+    Demo("nets/resnet", "Deeper is worse, until shortcuts make it better"),
+    Demo("training/loop", "Sixteen learning rates trained in one program"),
     Demo("data/scaling", "What scaling does to the condition number and to descent"),
 )
 
