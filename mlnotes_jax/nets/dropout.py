@@ -95,7 +95,7 @@ def dropout(
         >>> import jax.numpy as jnp
         >>> from mlnotes_jax.nets import dropout
         >>> print(dropout.dropout(jax.random.key(1), jnp.ones(8), rate=0.5))
-        [2. 2. 2. 0. 2. 0. 2. 2.]
+        [2. 0. 2. 2. 0. 0. 0. 0.]
 
     Note:
         `rate` is the `p` of `torch.nn.functional.dropout` and the `rate` of `flax.nnx.Dropout`.
@@ -138,7 +138,7 @@ def vanilla_dropout(
         >>> import jax.numpy as jnp
         >>> from mlnotes_jax.nets import dropout
         >>> print(dropout.vanilla_dropout(jax.random.key(1), jnp.ones(8), rate=0.5))
-        [1. 1. 1. 0. 1. 0. 1. 1.]
+        [1. 0. 1. 1. 0. 0. 0. 0.]
 
     Reference: Srivastava and others (2014), section 4.
     """
@@ -282,7 +282,7 @@ class Dropout(nnx.Module):
         >>> from mlnotes_jax.nets.dropout import Dropout
         >>> layer = Dropout(0.5, rngs=nnx.Rngs(dropout=1))
         >>> print(layer(jnp.ones(8)))
-        [2. 2. 0. 2. 0. 2. 0. 0.]
+        [2. 2. 0. 0. 0. 0. 2. 0.]
         >>> layer.eval()
         >>> print(layer(jnp.ones(8)))
         [1. 1. 1. 1. 1. 1. 1. 1.]

@@ -1,44 +1,981 @@
-r"""Training as a pure function."""
+r"""The training loop as a pure function: `fit(key, model, optimizer, loss, data) -> result`.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+An *update* (or iteration) t takes the next batch and moves the parameters,
 
+$$g_t = \nabla_\theta \frac{1}{|B_t|} \sum_{i \in B_t} \ell(f_\theta(x_i), y_i), \qquad
+  (u_t, s_{t+1}) = \operatorname{optimizer}(g_t, s_t, \theta_t), \qquad
+  \theta_{t+1} = \theta_t + u_t;$$
+
+an *epoch* is one pass over the data in an order drawn from the key and the number of the epoch. A
+step is `(walk, batch) -> (walk, row)`, the shape of `jax.lax.scan`: an epoch is one compiled scan,
+many runs at once are the `vmap` of it, and going on from a saved `TrainState` is the same function.
+
+Reference: Bottou, Curtis and Nocedal, *Optimization Methods for Large-Scale Machine Learning*
+(SIAM Review, 2018), sections 3 and 4; Goodfellow, Bengio and Courville, *Deep Learning* (2016),
+section 8.1.3.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 from flax import nnx
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
-__all__ = ["Bound", "bind", "merge"]
+from mlnotes_jax import _checks
+from mlnotes_jax.data import loading
+from mlnotes_jax.generalization import early_stopping
+from mlnotes_jax.optimization import averaging
+from mlnotes_jax.training import _inputs
+
+__all__ = [
+    "Apply",
+    "Bound",
+    "FitResult",
+    "Runs",
+    "TrainState",
+    "bind",
+    "evaluate",
+    "fit",
+    "fit_many",
+    "merge",
+    "predict",
+]
+
+Fn = Callable[[PyTree, PyTree], Array]  # of outputs and targets
+
+RUNNING, STOPPED, NOT_FINITE = 0, 1, 2
+_STATUS = ("finished", "stopped early", "not finite")
 
 
 class Bound(NamedTuple):
-    """A module taken apart.
+    """A model taken apart. A model that is no Flax module is given to `fit` in this form.
 
     Attributes:
         params: What is trained.
         state: Everything else: running statistics, random streams.
-        apply: `apply(params, state, x, *, key=None, train=False) -> (outputs, new_state)`.
+        apply: `apply(params, state, x, *, key=None, train=False) -> (outputs, new_state)`, pure.
     """
 
-    params: Any
-    state: Any
-    apply: Callable[..., tuple[Any, Any]]
+    params: PyTree
+    state: PyTree
+    apply: Callable[..., tuple[PyTree, PyTree]]
+
+
+class TrainState(NamedTuple):
+    """Everything that the next epoch depends on: a pytree of arrays, to be saved and gone on from.
+
+    Attributes:
+        params: The parameters now.
+        state: What else the model remembers, such as running statistics.
+        opt_state: What the optimizer remembers.
+        average: What the parameter average remembers; None without one.
+        key: The key that `fit` was given.
+        epoch: Epochs done, shape `()`.
+        step: Updates done, shape `()`.
+        stopping: What the stopping rule remembers; None without one.
+        best: Lowest validation loss so far with its `(params, state)` and epoch; None where it is
+            not kept.
+        status: 0 training may go on, 1 stopped by the rule, 2 not finite; shape `()`.
+    """
+
+    params: PyTree
+    state: PyTree
+    opt_state: PyTree
+    average: PyTree
+    key: Key[Array, ""]
+    epoch: Int[Array, ""]
+    step: Int[Array, ""]
+    stopping: PyTree
+    best: early_stopping.Best | None
+    status: Int[Array, ""]
+
+
+class FitResult(NamedTuple):
+    """A trained model.
+
+    Attributes:
+        model: As the model given, a new one: with the best parameters where they are kept, else
+            the last good ones (those of the average, if there is one).
+        history: One number for each epoch of this call, as NumPy arrays: `"loss"`, `"grad_norm"`
+            (mean over the updates), `"grad_norm_max"`, the metrics on training batches, and
+            `"validation_loss"`, `"validation_<metric>"`.
+        state: Where training ended; `fit(..., start=state)` goes on from it.
+        status: `"finished"`, `"stopped early"` or `"not finite"`.
+        message: The same as a sentence, with numbers.
+    """
+
+    model: Any
+    history: dict[str, np.ndarray]
+    state: TrainState
+    status: str
+    message: str
+
+
+class Runs(NamedTuple):
+    """Many trained models, from one program. Arrays have a leading axis of runs.
+
+    Attributes:
+        params: The parameters that `FitResult.model` has, of each run.
+        state: The rest of each model.
+        history: As in `FitResult`, shape `(runs, epochs)`; NaN where a run had ended before.
+        states: Where training ended, of each run.
+        status: One for each run.
+        message: One for each run.
+        apply: The function of all of them: `jax.vmap(lambda p, s: apply(p, s, x)[0])(params, state)`
+            is what all models say about `x`.
+    """
+
+    params: PyTree
+    state: PyTree
+    history: dict[str, np.ndarray]
+    states: TrainState
+    status: tuple[str, ...]
+    message: tuple[str, ...]
+    apply: Callable[..., tuple[PyTree, PyTree]]
+
+    def model(self, index: int) -> Any:
+        """Get the model of one run."""
+        return _rebuild(self.apply, *_lane((self.params, self.state), index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Apply:
+    """The pure function of a Flax module; what `bind` returns.
+
+    It is equal to, and hashes like, the one of any module built alike: a second model does not
+    compile a second time.
+
+    Attributes:
+        graphdef: The module without its arrays.
+        streams: For each leaf of the state, whether it is a random stream's key or count.
+    """
+
+    graphdef: Any
+    streams: tuple[str, ...]
+
+    def __call__(
+        self,
+        params: PyTree,
+        state: PyTree,
+        x: PyTree,
+        *,
+        key: Key[Array, ""] | None = None,
+        train: bool = False,
+    ) -> tuple[PyTree, PyTree]:
+        """Apply the module in train or eval mode.
+
+        Args:
+            params: As `Bound.params`.
+            state: As `Bound.state`.
+            x: Input, the module's only argument.
+            key: What every random stream of the module draws from, each in its own way; where None,
+                streams go on as they would in Flax.
+            train: Whether to call `module.train()` or `module.eval()` first; static.
+
+        Returns:
+            Outputs and new state. With a key, the streams in it are as they were.
+        """
+        leaves, treedef = jax.tree.flatten(state)
+        seeded = leaves
+        if key is not None:
+            kinds = zip(self.streams, leaves, strict=True)
+            seeded = [_seed(kind, leaf, key, i) for i, (kind, leaf) in enumerate(kinds)]
+        module = nnx.merge(self.graphdef, params, jax.tree.unflatten(treedef, seeded))
+        module.train() if train else module.eval()
+        outputs = module(x)
+        new_state = nnx.as_pure(nnx.split(module, nnx.Param, ...)[2])
+        if key is not None:
+            new, treedef = jax.tree.flatten(new_state)
+            kept = [a if s else b for s, a, b in zip(self.streams, leaves, new, strict=True)]
+            new_state = jax.tree.unflatten(treedef, kept)
+        return outputs, new_state
 
 
 def bind(model: nnx.Module) -> Bound:
-    """Split a module into parameters, other state, and a pure function."""
+    """Split a module into parameters, other state, and a pure function.
+
+    Args:
+        model: Any module that is called with one argument.
+
+    Returns:
+        Values to train and the function that takes them; `model` is not changed, now or later.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from mlnotes_jax.training import loop
+        >>> params, state, apply = loop.bind(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+        >>> outputs, state = apply(params, state, jnp.ones((5, 3)))
+        >>> outputs.shape
+        (5, 2)
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an nnx.Module, got {type(model).__name__}")
     graphdef, params, state = nnx.split(model, nnx.Param, ...)
-
-    def apply(params, state, x, *, key=None, train=False):
-        module = nnx.merge(graphdef, params, state)
-        module.train() if train else module.eval()
-        if key is not None:
-            # Streams are found by name; a module built with `nnx.Rngs(0)` has only `default`.
-            nnx.reseed(module, default=key, dropout=key)
-        outputs = module(x)
-        return outputs, nnx.as_pure(nnx.split(module, nnx.Param, ...)[2])
-
-    return Bound(nnx.as_pure(params), nnx.as_pure(state), apply)
+    variables = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    streams = tuple(
+        "key" if isinstance(v, nnx.RngKey) else "count" if isinstance(v, nnx.RngCount) else ""
+        for v in variables
+    )
+    return Bound(nnx.as_pure(params), nnx.as_pure(state), Apply(graphdef, streams))
 
 
-def merge(model: nnx.Module, params: Any, state: Any) -> nnx.Module:
+def merge(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
     """Make a new module with these values; `model` itself is untouched."""
-    graphdef, _, _ = nnx.split(model, nnx.Param, ...)
-    return nnx.merge(graphdef, params, state)
+    return nnx.merge(nnx.split(model, nnx.Param, ...)[0], params, state)
+
+
+def fit(
+    key: Key[Array, ""],
+    model: nnx.Module | Bound,
+    optimizer: optax.GradientTransformation,
+    loss: Fn,
+    data: Any,
+    *,
+    num_epochs: int,
+    batch_size: int = 64,
+    validation: Any = None,
+    metrics: Mapping[str, Fn] | None = None,
+    train_metrics: bool = False,
+    penalty: Callable[[PyTree], Array] | None = None,
+    stopping: early_stopping.Rule | None = None,
+    keep_best: bool = True,
+    average: averaging.Average | None = None,
+    clip_norm: Float[ArrayLike, ""] | None = None,
+    epoch: Literal["auto", "scan", "steps"] = "auto",
+    remainder: Literal["drop", "keep"] = "drop",
+    start: TrainState | None = None,
+    on_epoch: Callable[[TrainState, dict[str, Any]], None] | None = None,
+    progress: bool = False,
+) -> FitResult:
+    """Train a model; the one given is not changed."""
+    bound = _bound("model", model)
+    chosen, history, state, messages = _train(
+        None,
+        key,
+        bound,
+        optimizer,
+        None,
+        loss,
+        data,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        validation=validation,
+        metrics=metrics,
+        train_metrics=train_metrics,
+        penalty=penalty,
+        stopping=stopping,
+        keep_best=keep_best,
+        average=average,
+        clip_norm=clip_norm,
+        epoch=epoch,
+        remainder=remainder,
+        start=start,
+        on_epoch=on_epoch,
+        progress=progress,
+    )
+    status = _STATUS[int(state.status)]
+    return FitResult(_rebuild(bound.apply, *chosen), history, state, status, messages[0])
+
+
+def fit_many(
+    keys: Key[Array, "*runs"],
+    model: nnx.Module | Bound | Callable[[PyTree], nnx.Module | Bound],
+    optimizer: optax.GradientTransformation | Callable[[PyTree], optax.GradientTransformation],
+    settings: PyTree,
+    loss: Fn,
+    data: Any,
+    **options: Any,
+) -> Runs:
+    """Train many models in one program: `fit` under `vmap`."""
+    num_runs = _inputs.num_runs(keys, settings)
+    if isinstance(model, nnx.Module | Bound):
+        bound = _bound("model", model)
+        params, state = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_runs), bound[:2])
+        apply = bound.apply
+    else:
+        build, applies = _builder(model)
+        params, state = build(settings)
+        apply = applies[0]
+    chosen, history, states, messages = _train(
+        num_runs,
+        keys,
+        Bound(params, state, apply),
+        optimizer,
+        settings,
+        loss,
+        data,
+        **{**(fit.__kwdefaults__ or {}), **options},
+    )
+    status = tuple(_STATUS[code] for code in np.asarray(states.status))
+    return Runs(*chosen, history, states, status, tuple(messages), apply)
+
+
+def evaluate(
+    model: nnx.Module | Bound, data: Any, fns: Mapping[str, Fn] | Fn, *, batch_size: int = 256
+) -> Any:
+    """Mean of functions of (outputs, targets) over a data set, in eval mode, batch by batch."""
+    params, state, apply = _bound("model", model)
+    _checks.positive_int("batch_size", batch_size)
+    named = {"": fns} if callable(fns) else dict(fns)
+    values = _evaluate(
+        _evaluator(apply, tuple(named.items()), "none"),
+        params,
+        state,
+        _inputs.source("data", data),
+        batch_size,
+    )
+    return values[""] if callable(fns) else values
+
+
+def predict(model: nnx.Module | Bound, x: PyTree, *, batch_size: int = 256) -> PyTree:
+    """Outputs of a model in eval mode, batch by batch."""
+    params, state, apply = _bound("model", model)
+    _checks.positive_int("batch_size", batch_size)
+    x = jax.tree.map(jnp.asarray, x)
+    _inputs.num_rows("x", x)
+    return _predictor(apply)(params, state, x, batch_size=batch_size)
+
+
+# --- one update, one epoch ------------------------------------------------------------------------
+
+
+class _Recipe(NamedTuple):
+    """What the compiled step is made from."""
+
+    apply: Callable[..., Any]
+    loss: Fn
+    optimizer: Any
+    metrics: tuple[tuple[str, Fn], ...]
+    penalty: Callable[[PyTree], Array] | None
+    average: averaging.Average | None
+
+
+def _step(
+    recipe: _Recipe, dials: Any, walk: TrainState, batch: Any, step: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update: forward in train mode, backward, clip, move, average."""
+    (settings, clip_norm), (x, targets) = dials, batch
+    # The same key gives the order of the rows, with the number of the epoch; this is far from it.
+    key = jax.random.fold_in(jax.random.fold_in(walk.key, np.uint32(2**32 - 1)), step)
+
+    def objective(params: PyTree) -> tuple[Array, tuple[PyTree, PyTree]]:
+        outputs, state = recipe.apply(params, walk.state, x, key=key, train=True)
+        value = recipe.loss(outputs, targets)
+        if recipe.penalty is not None:
+            value = value + recipe.penalty(params)
+        return value, (outputs, state)
+
+    (value, (outputs, state)), grads = jax.value_and_grad(objective, has_aux=True)(walk.params)
+    norm = _norm(grads)
+    if clip_norm is not None:
+        factor = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
+        grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+    updates, opt_state = _optimizer(recipe.optimizer, settings).update(
+        grads, walk.opt_state, walk.params, value=value
+    )
+    params = optax.apply_updates(walk.params, updates)
+    average = walk.average
+    if recipe.average is not None:
+        average = recipe.average.update(average, params)
+    row = {"loss": value, "grad_norm": norm}
+    row |= {name: fn(outputs, targets) for name, fn in recipe.metrics}
+    walk = walk._replace(
+        params=params, state=state, opt_state=opt_state, average=average, step=walk.step + 1
+    )
+    return walk, jax.tree.map(_wide, row)
+
+
+def _epoch(
+    recipe: _Recipe,
+    batch_size: int,
+    remainder: Any,
+    dials: Any,
+    walk: TrainState,
+    data: Any,
+    epoch: Array,
+    first_step: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """All updates of an epoch as one scan, which gathers its batches itself."""
+
+    def update(walk: TrainState, now: tuple[Array, Array]) -> tuple[TrainState, dict[str, Array]]:
+        rows, step = now
+        batch = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="promise_in_bounds"), data)
+        return _step(recipe, dials, walk, batch, step)
+
+    order = loading.epoch_order(walk.key, epoch, _inputs.num_rows("data", data))
+    batches = loading.batch_indices(order, batch_size=batch_size, remainder=remainder)
+    count = len(batches.full)
+    steps = first_step + jnp.arange(count, dtype=jnp.int32)
+    walk, rows = jax.lax.scan(update, walk, (batches.full, steps))
+    if batches.rest.size:
+        walk, last = update(walk, (batches.rest, first_step + count))
+        rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), rows, last)
+    return walk, rows
+
+
+def _finish(
+    stopping: early_stopping.Rule | None,
+    before: TrainState,
+    walk: TrainState,
+    chosen: PyTree,
+    rows: dict[str, Array],
+    sizes: Array,
+    checked: dict[str, Array],
+) -> tuple[TrainState, dict[str, Array], Array]:
+    """Close an epoch: its means, the best parameters, the stopping rule, the guard."""
+    share = sizes / sizes.sum()
+    row = {name: (values * share.astype(values.dtype)).sum() for name, values in rows.items()}
+    row["grad_norm_max"] = rows["grad_norm"].max()
+    row |= {f"validation_{name}": value for name, value in checked.items()}
+
+    # Failed at the first loss that is not finite; or after the last update, which no loss has seen.
+    finite = jnp.isfinite(rows["loss"])
+    sound = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(walk.params)]
+    if checked:
+        sound.append(jnp.isfinite(checked["loss"]))
+    failed = ~(finite.all() & jnp.stack(sound).all())
+    bad = jnp.where(finite.all(), finite.size, jnp.argmin(finite))
+
+    stop, rule, best = jnp.zeros((), bool), before.stopping, before.best
+    if best is not None:
+        best = early_stopping.keep_best(best, chosen, checked["loss"], before.epoch)
+    if stopping is not None:
+        rule, stop = stopping.update(rule, row["loss"], checked["loss"])
+    status = jnp.where(failed, NOT_FINITE, jnp.where(stop, STOPPED, RUNNING)).astype(jnp.int32)
+    after = walk._replace(epoch=before.epoch + 1, stopping=rule, best=best, status=status)
+
+    # Under `vmap`, a run that has ended stays as it is while others go on.
+    ended = before.status != RUNNING
+    after = jax.tree.map(
+        lambda old, new: jnp.where(ended, old, new),
+        before._replace(key=None),
+        after._replace(key=None),
+    )
+    row = {name: jnp.where(ended, jnp.nan, value) for name, value in row.items()}
+    return after._replace(key=walk.key), row, bad
+
+
+# --- all epochs -----------------------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    """What stays the same over the epochs."""
+
+    recipe: _Recipe
+    lanes: str  # "none" for one run, "one key" or "own keys" for many
+    dials: Any  # settings (one set for each run) and clip_norm
+    data: _inputs.Source
+    batch_size: int
+    remainder: Any
+    scan: bool
+
+    @property
+    def compiled(self) -> "_Compiled":
+        return _compiled(self.recipe, self.lanes, isinstance(self.data, tuple))
+
+    def epoch_arguments(self, state: TrainState, epoch: int, step: int) -> tuple[Any, ...]:
+        walk = state._replace(best=None, stopping=None)
+        return (self.batch_size, self.remainder, self.dials, walk, self.data, *_int32(epoch, step))
+
+    def batches(self, key: Array, epoch: int) -> Iterator[Any]:
+        return _inputs.batches(
+            self.data, key, epoch, batch_size=self.batch_size, remainder=self.remainder
+        )
+
+    def run(self, state: TrainState, epoch: int, step: int) -> tuple[TrainState, Any, np.ndarray]:
+        """All updates of one epoch, either way: the state, a row for each update, batch sizes."""
+        if self.scan:
+            walk, rows = self.compiled.epoch(*self.epoch_arguments(state, epoch, step))
+            n = _inputs.num_rows("data", self.data)
+            cut = {"batch_size": self.batch_size, "remainder": self.remainder}
+            return walk, rows, _inputs.sizes(n, **cut)
+        stacked = self.lanes == "own keys" and isinstance(self.data, tuple)
+        walk = state._replace(best=None, stopping=None)
+        batches = self.batches(state.key, epoch)
+        return _walk(self.compiled.step, self.dials, walk, batches, step, axis=int(stacked))
+
+    def last_good(
+        self, begin: TrainState, lane: int | None, epoch: int, step: int, count: int
+    ) -> TrainState:
+        """Run an epoch of one run once more, for `count` updates."""
+        own, dials = begin, self.dials
+        if lane is not None:
+            own, dials = _lane_of(begin, lane), (_lane(self.dials[0], lane), self.dials[1])
+        if count <= 0:
+            return own
+        alone = self._replace(lanes="none")
+        walk = own._replace(best=None, stopping=None)
+        batches = itertools.islice(self.batches(own.key, epoch), count)
+        walk, _, _ = _walk(alone.compiled.step, dials, walk, batches, step)
+        return walk
+
+
+def _train(
+    num_runs: int | None,
+    key: Array,
+    bound: Bound,
+    optimizer: Any,
+    settings: PyTree,
+    loss: Fn,
+    data: Any,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    validation: Any,
+    metrics: Mapping[str, Fn] | None,
+    train_metrics: bool,
+    penalty: Callable[[PyTree], Array] | None,
+    stopping: early_stopping.Rule | None,
+    keep_best: bool,
+    average: averaging.Average | None,
+    clip_norm: Any,
+    epoch: str,
+    remainder: Any,
+    start: TrainState | None,
+    on_epoch: Callable[[TrainState, dict[str, Any]], None] | None,
+    progress: bool,
+) -> tuple[tuple[PyTree, PyTree], dict[str, np.ndarray], TrainState, list[str]]:
+    """Epoch after epoch, of `num_runs` runs side by side, or of one where None."""
+    # 1. What was passed in.
+    _inputs.check_key("key", key, (0,) if num_runs is None else (0, 1))
+    _checks.positive_int("num_epochs", num_epochs)
+    _checks.positive_int("batch_size", batch_size)
+    _checks.one_of("epoch", epoch, ("auto", "scan", "steps"))
+    _checks.one_of("remainder", remainder, ("drop", "keep"))
+    if clip_norm is not None:
+        _checks.positive("clip_norm", clip_norm)
+        clip_norm = jnp.asarray(clip_norm, jnp.result_type(float))
+    if stopping is not None and validation is None:
+        raise ValueError(
+            "validation must be given with stopping, which looks at its loss; got None"
+        )
+    train = _inputs.source("data", data)
+    held_out = None if validation is None else _inputs.source("validation", validation)
+    one = bound if num_runs is None else Bound(*_lane(bound[:2], 0), bound.apply)
+    for name, given in (("data", train), ("validation", held_out)):
+        if isinstance(given, tuple):
+            outputs = _predictor(bound.apply).eval_shape(*one[:2], given[0], batch_size=batch_size)
+            _inputs.check_loss(name, outputs, loss, given[1])
+    in_memory = isinstance(train, tuple)
+    if in_memory and batch_size > (n := _inputs.num_rows("data", train)):
+        raise ValueError(f"batch_size must be at most the number of rows, {n}, got {batch_size}")
+    if epoch == "scan" and not in_memory:
+        raise ValueError("epoch must be 'auto' or 'steps' where data are batches, got 'scan'")
+
+    # 2. What will be compiled, and from where it starts.
+    lanes = "none" if num_runs is None else "own keys" if key.ndim else "one key"
+    fns = tuple((metrics or {}).items())
+    on_batches = fns if train_metrics or validation is None else ()
+    recipe = _Recipe(bound.apply, loss, optimizer, on_batches, penalty, average)
+    plan = _Plan(
+        recipe, lanes, (settings, clip_norm), train, batch_size, remainder, epoch == "scan"
+    )
+    finish = _finisher(stopping, lanes)
+    check = _evaluator(bound.apply, (("loss", loss), *fns), lanes)
+    state = _fresh(num_runs, key, bound, recipe, settings, stopping, keep_best and held_out)
+    if start is not None:
+        _inputs.check_start(start, state)
+        state = start
+    if epoch == "auto" and in_memory:
+        traced = plan.compiled.epoch.trace(*plan.epoch_arguments(state, 0, 0))
+        plan = plan._replace(scan=_scans_well(traced))
+
+    # 3. The epochs.
+    history, messages, previous = [], [""] * (num_runs or 1), None
+    with _bar(progress, num_epochs) as tell:
+        while True:
+            running = np.atleast_1d(state.status) == RUNNING
+            if not running.any():
+                break
+            # Runs that go on are in step with each other.
+            now, step = (int(np.atleast_1d(a)[running].max()) for a in (state.epoch, state.step))
+            if now >= num_epochs:
+                break
+            walk, rows, sizes = plan.run(state, now, step)
+            params = walk.params if average is None else plan.compiled.value(walk.average)
+            chosen = (params, walk.state)
+            checked = {}
+            if held_out is not None:
+                checked = _evaluate(check, *chosen, held_out, batch_size)
+            after, row, bad = finish(state, walk, chosen, rows, sizes, checked)
+            row, bad, status = jax.device_get((row, bad, after.status))
+            for run in np.flatnonzero(running & (np.atleast_1d(status) == NOT_FINITE)).tolist():
+                lane, first = run if num_runs else None, int(np.atleast_1d(bad)[run])
+                if first > 0 or previous is None:
+                    good = plan.last_good(state, lane, now, step, first - 1)
+                else:  # the loss before it was that of the last update of the epoch before
+                    begin, count = previous
+                    good = plan.last_good(begin, lane, now - 1, step - count, count - 1)
+                after = _put_back(after, good, state, lane)
+                values = np.atleast_2d(rows["loss"])[run]
+                messages[run] = _not_finite(values, first, step, now, int(good.step))
+            previous, state = (state, len(sizes)), after
+            history.append(row)
+            if on_epoch is not None:
+                on_epoch(state, row)
+            tell(now + 1, row)
+
+    # 4. What came out.
+    ends = [state] if num_runs is None else [_lane_of(state, lane) for lane in range(num_runs)]
+    messages = [text or _ended(end, num_epochs) for text, end in zip(messages, ends, strict=True)]
+    params = state.params if average is None else plan.compiled.value(state.average)
+    chosen = _best_or((params, state.state), state.best)
+    stacked = {
+        name: np.stack([row[name] for row in history], axis=-1) for name in history[:1] or ()
+    }
+    return chosen, stacked, state, messages
+
+
+def _walk(
+    step_fn: Callable[..., Any],
+    dials: Any,
+    walk: TrainState,
+    batches: Iterable[Any],
+    step: int,
+    *,
+    axis: int = 0,
+) -> tuple[TrainState, dict[str, np.ndarray], np.ndarray]:
+    """One compiled step after the other, each in the memory of the last."""
+    walk = jax.tree.map(jnp.copy, walk)  # a step donates what it is given; the caller's stays
+    rows, sizes = [], []
+    for batch in batches:
+        batch = _inputs.pair("a batch of data", batch)
+        walk, row = step_fn(dials, walk, batch, *_int32(step + len(rows)))
+        rows.append(row)
+        sizes.append(jax.tree.leaves(batch)[0].shape[axis])
+        if len(rows) > 16:  # do not run far ahead of the device: batches would pile up there
+            jax.block_until_ready(rows[-16])
+    if not rows:
+        raise ValueError("data must give at least one batch in each epoch, got none")
+    host = jax.device_get(rows)
+    stacked = {name: np.stack([row[name] for row in host], axis=-1) for name in host[0]}
+    return walk, stacked, np.asarray(sizes, np.float32)
+
+
+def _evaluate(
+    check: "_Check", params: PyTree, state: PyTree, source: Any, batch_size: int
+) -> dict[str, Any]:
+    """Means over a data set: compiled as a whole, or batch by batch where it comes so."""
+    if isinstance(source, tuple):
+        return check.whole(params, state, source, batch_size=batch_size)
+    rows, sizes = [], []
+    for batch in source(0):
+        batch = _inputs.pair("a batch of data", batch)
+        rows.append(check.batch(params, state, batch))
+        sizes.append(jax.tree.leaves(batch)[0].shape[0])
+    if not rows:
+        raise ValueError("data must give at least one batch, got none")
+    share = np.asarray(sizes, np.float32) / np.float32(sum(sizes))
+    host = jax.device_get(rows)
+    return {name: np.stack([row[name] for row in host], axis=-1) @ share for name in host[0]}
+
+
+# --- compiled once for the same functions ---------------------------------------------------------
+
+
+class _Compiled(NamedTuple):
+    epoch: Any
+    step: Any
+    value: Any
+
+
+class _Check(NamedTuple):
+    whole: Any
+    batch: Any
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(recipe: _Recipe, lanes: str, in_memory: bool) -> _Compiled:
+    epoch, step = functools.partial(_epoch, recipe), functools.partial(_step, recipe)
+    value = recipe.average.value if recipe.average is not None else lambda state: state
+    if lanes == "none":
+        return _Compiled(
+            jax.jit(epoch, static_argnums=(0, 1)), jax.jit(step, donate_argnums=1), jax.jit(value)
+        )
+    axes, dials = _axes(lanes), (0, None)
+
+    def epochs(batch_size, remainder, *arguments):
+        run = functools.partial(epoch, batch_size, remainder)
+        return jax.vmap(run, (dials, axes, None, None, None), (axes, 0))(*arguments)
+
+    batch = 0 if lanes == "own keys" and in_memory else None
+    steps = jax.vmap(step, (dials, axes, batch, None), (axes, 0))
+    return _Compiled(
+        jax.jit(epochs, static_argnums=(0, 1)),
+        jax.jit(steps, donate_argnums=1),
+        jax.jit(jax.vmap(value)),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _finisher(stopping: early_stopping.Rule | None, lanes: str) -> Any:
+    finish = functools.partial(_finish, stopping)
+    if lanes != "none":
+        axes = _axes(lanes)
+        finish = jax.vmap(finish, (axes, axes, 0, 0, None, 0), (axes, 0, 0))
+    return jax.jit(finish)
+
+
+@functools.lru_cache(maxsize=64)
+def _evaluator(apply: Callable[..., Any], fns: tuple[tuple[str, Fn], ...], lanes: str) -> _Check:
+    def batch(params, state, pair):
+        x, targets = pair
+        outputs, _ = apply(params, state, x, train=False)
+        return {name: _wide(fn(outputs, targets)) for name, fn in fns}
+
+    def whole(params, state, data, *, batch_size):
+        n = _inputs.num_rows("data", data)
+        count, rest = divmod(n, batch_size)
+
+        def means(start: Any, size: int) -> dict[str, Array]:
+            return batch(params, state, _inputs.rows(data, start, size))
+
+        parts = []
+        if count:
+            starts = batch_size * jnp.arange(count, dtype=jnp.int32)
+            values = jax.lax.map(lambda start: means(start, batch_size), starts)
+            share = (n - rest) / n
+            parts.append(jax.tree.map(lambda value: share * value.mean(), values))
+        if rest:
+            values = means(count * batch_size, rest)
+            parts.append(jax.tree.map(lambda value: rest / n * value, values))
+        return jax.tree.map(lambda *values: sum(values[1:], values[0]), *parts)
+
+    if lanes == "none":
+        return _Check(jax.jit(whole, static_argnames="batch_size"), jax.jit(batch))
+
+    def wholes(params, state, data, *, batch_size):
+        run = functools.partial(whole, batch_size=batch_size)
+        return jax.vmap(run, (0, 0, None))(params, state, data)
+
+    batches = jax.vmap(batch, (0, 0, None))
+    return _Check(jax.jit(wholes, static_argnames="batch_size"), jax.jit(batches))
+
+
+@functools.lru_cache(maxsize=64)
+def _predictor(apply: Callable[..., Any]) -> Any:
+    def run(params, state, x, *, batch_size):
+        count, rest = divmod(_inputs.num_rows("x", x), batch_size)
+
+        def outputs(start: Any, size: int) -> PyTree:
+            return apply(params, state, _inputs.rows(x, start, size), train=False)[0]
+
+        parts = []
+        if count:
+            starts = batch_size * jnp.arange(count, dtype=jnp.int32)
+            full = jax.lax.map(lambda start: outputs(start, batch_size), starts)
+            parts.append(jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), full))
+        if rest:
+            parts.append(outputs(count * batch_size, rest))
+        return jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
+
+    return jax.jit(run, static_argnames="batch_size")
+
+
+@functools.lru_cache(maxsize=64)
+def _builder(model: Callable[[PyTree], Any]) -> Any:
+    applies = []
+
+    def build(setting: PyTree) -> tuple[PyTree, PyTree]:
+        bound = _bound("model(setting)", model(setting))
+        applies.append(bound.apply)
+        return bound.params, bound.state
+
+    return jax.jit(jax.vmap(build)), applies
+
+
+def _scans_well(traced: Any) -> bool:
+    """Whether XLA compiles this epoch well as a loop.
+
+    Its compiler for CPUs brings a convolution into the one layout that it has fast code for, but
+    not inside a loop. The gradient to the kernel, as JAX writes it, is in another layout (it
+    contracts over the batch), and then runs tens of times slower.
+    """
+    if jax.default_backend() != "cpu" or not _holds_convolution(traced.jaxpr.jaxpr):
+        return True
+    layouts = re.findall(r"dim_numbers = \[(.*?)\]x\[(.*?)\]", traced.lower().as_text())
+    return all(re.fullmatch(r"b, .*f x .*i, o", " x ".join(layout)) for layout in layouts)
+
+
+def _holds_convolution(jaxpr: Any) -> bool:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            return True
+        for value in jax.tree.leaves(list(eqn.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns") and _holds_convolution(inner):
+                return True
+    return False
+
+
+# --- small parts ----------------------------------------------------------------------------------
+
+
+def _seed(kind: str, leaf: Array, key: Array, index: int) -> Array:
+    """A random stream's key, drawn from `key`; its count, zero; any other leaf as it is."""
+    if kind == "key":
+        own = jax.random.fold_in(key, index)
+        return jax.random.split(own, leaf.shape) if leaf.shape else own
+    return jnp.zeros_like(leaf) if kind == "count" else leaf
+
+
+def _optimizer(optimizer: Any, settings: PyTree) -> optax.GradientTransformationExtraArgs:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        optimizer = optimizer(settings)
+    return optax.with_extra_args_support(optimizer)
+
+
+def _norm(tree: PyTree) -> Array:
+    """Euclidean norm of all leaves together, in at least float32."""
+    squares = [jnp.square(_wide(leaf)).sum() for leaf in jax.tree.leaves(tree)]
+    dtype = jnp.result_type(*{s.dtype for s in squares}) if squares else jnp.float32
+    return jnp.sqrt(sum((s.astype(dtype) for s in squares), jnp.zeros((), dtype)))
+
+
+def _wide(value: ArrayLike) -> Array:
+    array = jnp.asarray(value)
+    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+
+
+def _int32(*numbers: int) -> list[np.int32]:
+    return [np.int32(number) for number in numbers]
+
+
+def _bound(name: str, model: Any) -> Bound:
+    if isinstance(model, nnx.Module):
+        return bind(model)
+    if isinstance(model, Bound):
+        return Bound(*jax.tree.map(_inputs.strong, model[:2]), model.apply)
+    raise TypeError(f"{name} must be an nnx.Module or a Bound, got {type(model).__name__}")
+
+
+def _rebuild(apply: Callable[..., Any], params: PyTree, state: PyTree) -> Any:
+    if isinstance(apply, Apply):
+        return nnx.merge(apply.graphdef, params, state)
+    return Bound(params, state, apply)
+
+
+def _axes(lanes: str) -> Any:
+    """Which fields of a `TrainState` have an axis of runs: all, but for a key that they share."""
+    fields: Any = dict.fromkeys(TrainState._fields, 0)
+    return TrainState(**{**fields, "key": 0 if lanes == "own keys" else None})
+
+
+def _lane(tree: PyTree, index: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _lane_of(states: TrainState, index: int) -> TrainState:
+    key: Any = states.key[index] if states.key.ndim else states.key
+    return _lane(states._replace(key=jnp.zeros(index + 1)), index)._replace(key=key)
+
+
+def _fresh(
+    num_runs: int | None,
+    key: Array,
+    bound: Bound,
+    recipe: _Recipe,
+    settings: PyTree,
+    stopping: early_stopping.Rule | None,
+    keep_best: Any,
+) -> TrainState:
+    """The state before the first update."""
+    average, zero = recipe.average, jnp.zeros((), jnp.int32)
+
+    def build(settings: PyTree, params: PyTree, state: PyTree) -> TrainState:
+        return TrainState(
+            params=params,
+            state=state,
+            opt_state=_optimizer(recipe.optimizer, settings).init(params),
+            average=average.init(params) if average is not None else None,
+            key=zero,  # its place is taken below
+            epoch=zero,
+            step=zero,
+            stopping=stopping.init() if stopping is not None else None,
+            best=early_stopping.start_best((params, state)) if keep_best else None,
+            status=zero,
+        )
+
+    if num_runs is not None:
+        build = jax.vmap(build, axis_size=num_runs)
+    made = build(settings, bound.params, bound.state)
+    return jax.tree.map(_inputs.strong, made)._replace(key=key)
+
+
+def _put_back(
+    after: TrainState, good: TrainState, before: TrainState, lane: int | None
+) -> TrainState:
+    """The end of an epoch that failed: good parameters, and what was best before it."""
+    fields = ("params", "state", "opt_state", "average", "epoch", "step")
+    old = {name: getattr(good, name) for name in fields}
+    if lane is None:
+        return after._replace(**old, best=before.best, stopping=before.stopping)
+    new = {name: getattr(after, name) for name in fields}
+    return after._replace(**jax.tree.map(lambda all_, own: all_.at[lane].set(own), new, old))
+
+
+def _best_or(last: PyTree, best: early_stopping.Best | None) -> PyTree:
+    """What was kept as best; the last, where nothing was."""
+    if best is None:
+        return last
+    found = np.asarray(best.epoch) >= 0
+    if found.all():
+        return best.params
+
+    def choose(kept: Array, end: Array) -> Array:
+        return jnp.where(found.reshape(found.shape + (1,) * (kept.ndim - found.ndim)), kept, end)
+
+    return jax.tree.map(choose, best.params, last)
+
+
+def _not_finite(losses: np.ndarray, first: int, step: int, epoch: int, kept: int) -> str:
+    what = f"parameters or validation loss were not finite after epoch {epoch + 1}"
+    if first < len(losses):
+        what = f"the loss was {losses[first]} at update {step + first + 1}"
+        what += f" (epoch {epoch + 1}, batch {first + 1} of {len(losses)})"
+    return (
+        f"{what}; the parameters kept are those after update {kept}, the last with a finite loss. "
+        "Try a smaller learning rate or clip_norm, and look at the data"
+    )
+
+
+def _ended(state: TrainState, num_epochs: int) -> str:
+    done, code = int(state.epoch), int(state.status)
+    if code == NOT_FINITE:
+        return f"not finite since update {int(state.step)}: nothing was done"
+    text = f"{done} epochs, {int(state.step)} updates"
+    if code == STOPPED:
+        text = f"stopped by the rule after epoch {done} of {num_epochs}"
+    if state.best is not None and int(state.best.epoch) >= 0:
+        text += f"; lowest validation loss {float(state.best.loss):.6g}"
+        text += f" after epoch {int(state.best.epoch) + 1}"
+    return text
+
+
+@contextlib.contextmanager
+def _bar(progress: bool, num_epochs: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    if not progress:
+        yield lambda done, row: None
+        return
+    from rich.progress import Progress
+
+    with Progress() as bar:
+        task = bar.add_task("training", total=num_epochs)
+
+        def tell(done: int, row: dict[str, Any]) -> None:
+            lowest = {name: np.fmin.reduce(row[name], axis=None) for name in row}
+            shown = [f"{n} {lowest[n]:.4g}" for n in ("loss", "validation_loss") if n in lowest]
+            bar.update(task, completed=done, description=", ".join(shown))
+
+        yield tell

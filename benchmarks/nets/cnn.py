@@ -1,0 +1,105 @@
+"""Steps of a convolutional network with three blocks: our loop, PyTorch, and the Flax loop.
+
+Work: 28x28 pictures in batches of 128; three blocks of 3x3 convolution (32, 64, 128 filters), batch
+norm, ReLU and 2x2 max-pooling, then one linear layer; SGD with learning rate 0.05 and momentum 0.9,
+float32; 40 steps (`small`: 2 steps of 16 pictures). All start with the same weights and see the
+same batches. Quality: the mean training loss of the steps, which must agree.
+
+PyTorch runs with its own order of axes, and with `channels_last`, the order that we use.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from benchmarks import networks, torch_process
+from benchmarks.harness import Case, Job
+from benchmarks.nets.mlp import pictures
+from mlnotes_jax.foundations import losses
+from mlnotes_jax.nets import cnn
+from mlnotes_jax.training import loop
+
+QUALITY = "mean training loss of the steps; all must agree"
+
+WIDTHS, LEARNING_RATE, MOMENTUM = (32, 64, 128), 0.05, 0.9
+
+
+def cases(size: Literal["small", "full"]) -> list[Case]:
+    """A number of steps, in one pass over as many pictures."""
+    batch, steps = (128, 40) if size == "full" else (16, 2)
+    key = jax.random.key(0)
+    x, y = (array[: batch * steps] for array in pictures(size))
+    x = x.reshape(-1, 28, 28, 1)
+    order = networks.order_of(key, len(x), batch)
+    start = networks.he_start(
+        {
+            "0.weight": (32, 1, 3, 3),
+            "4.weight": (64, 32, 3, 3),
+            "8.weight": (128, 64, 3, 3),
+        }
+    )
+    # A linear layer that reads pixels in our order, and the same one in PyTorch's order.
+    head = networks.he_start({"13.weight": (10, 9, 128)})["13.weight"] / 3
+    ours = start | {"13.weight": head.reshape(10, -1)}
+    theirs = start | {"13.weight": head.swapaxes(1, 2).reshape(10, -1)}
+    theirs["13.bias"] = np.zeros(10, np.float32)
+    data = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    model = networks.fill(cnn.small_cnn(widths=WIDTHS, rngs=nnx.Rngs(0)), ours)
+
+    def epoch() -> Any:
+        return loop.fit(
+            key,
+            model,
+            optimizer,
+            losses.softmax_cross_entropy_with_integer_labels,
+            data,
+            num_epochs=1,
+            batch_size=batch,
+        )
+
+    def prepare() -> Callable[[], Any]:
+        epoch()
+        return lambda: jax.block_until_ready(epoch().history["loss"])
+
+    files = networks.store(x=x, y=y, order=order, **theirs)
+    options = {
+        "widths": WIDTHS,
+        "classes": 10,
+        "learning_rate": LEARNING_RATE,
+        "momentum": MOMENTUM,
+        "device": "cpu" if jax.default_backend() == "cpu" else "cuda",
+    }
+    full = size == "full"
+    peers = torch_process.jobs("cnn", files, compiled=False, **options)
+    for name, job in torch_process.jobs(
+        "cnn", files, compiled=full, channels_last=True, **options
+    ).items():
+        peers[f"{name}, channels_last"] = job
+    peers["Flax, nnx.jit step"] = networks.nnx_loop(
+        functools.partial(_flax_cnn, ours), optimizer, *data, order
+    )
+    name = f"{steps} steps of {batch} pictures"
+    return [Case(name, Job(prepare, lambda history: float(history[0])), peers)]
+
+
+def _flax_cnn(start: networks.Weights) -> nnx.Module:
+    rngs, layers, channels = nnx.Rngs(0), [], 1
+    for width in WIDTHS:
+        layers += [
+            nnx.Conv(channels, width, (3, 3), padding=1, use_bias=False, rngs=rngs),
+            nnx.BatchNorm(width, momentum=0.9, rngs=rngs),
+            nnx.relu,
+            functools.partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2)),
+        ]
+        channels = width
+    flatten = functools.partial(jnp.reshape, shape=(-1, 9 * channels))
+    return networks.fill(
+        nnx.Sequential(*layers, flatten, nnx.Linear(9 * channels, 10, rngs=rngs)), start
+    )
