@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-__all__ = ["Geometry", "conv", "forward", "transposed"]
+__all__ = ["Geometry", "conv", "forward", "shifts", "transposed"]
 
 _MOST_TAPS = 64  # of a depthwise window that is written out, one product for each tap
 
@@ -157,7 +157,12 @@ def _input_by_convolution(
     rank, groups = len(space), geometry.groups
     pads = []
     for size, out, window, stride, dilation, (low, _) in zip(
-        space, g.shape[1:-1], kernel.shape, geometry.stride, geometry.dilation, geometry.pads,
+        space,
+        g.shape[1:-1],
+        kernel.shape,
+        geometry.stride,
+        geometry.dilation,
+        geometry.pads,
         strict=False,
     ):
         reach = dilation * (window - 1)
@@ -185,7 +190,12 @@ def _kernel_by_convolution(
     rank, groups = len(window), geometry.groups
     edges, pads = [], []
     for size, out, taps, stride, dilation, (low, _) in zip(
-        x.shape[1:-1], g.shape[1:-1], window, geometry.stride, geometry.dilation, geometry.pads,
+        x.shape[1:-1],
+        g.shape[1:-1],
+        window,
+        geometry.stride,
+        geometry.dilation,
+        geometry.pads,
         strict=True,
     ):
         high = dilation * (taps - 1) + stride * (out - 1) + 1 - size - low
@@ -215,7 +225,7 @@ def _slide(x: Array, kernel: Array, geometry: Geometry) -> Array:
         return forward(x, kernel, geometry)
     window = kernel.shape[:-2]
     weights = kernel.reshape(math.prod(window), *(1,) * (x.ndim - 1), kernel.shape[-1])
-    shifted = _shifts(x, window, geometry)
+    shifted = shifts(x, window, geometry)
     total = next(shifted) * weights[0]
     for number, part in enumerate(shifted, start=1):
         total = total + part * weights[number]
@@ -224,11 +234,11 @@ def _slide(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 def _kernel_from_taps(x: Array, g: Array, window: tuple[int, ...], geometry: Geometry) -> Array:
     places = tuple(range(g.ndim - 1))
-    taps = [(part * g).sum(axis=places) for part in _shifts(x, window, geometry)]
+    taps = [(part * g).sum(axis=places) for part in shifts(x, window, geometry)]
     return jnp.stack(taps).reshape(*window, 1, g.shape[-1])
 
 
-def _shifts(x: Array, window: tuple[int, ...], geometry: Geometry) -> Iterator[Array]:
+def shifts(x: Array, window: tuple[int, ...], geometry: Geometry) -> Iterator[Array]:
     """What each tap of the window sees, in the order of the kernel."""
     x = _edges(x, [(low, high, 0) for low, high in geometry.pads])
     n, *space, channels = x.shape

@@ -64,7 +64,7 @@ def forward(
 ) -> Float[Array, "... outputs"]:
     r"""The network as a pure function; nothing follows the last affine map.
 
-    $X_l = \phi(X_{l-1} W_l + \mathbf 1 b_l^\top)$ for $l < L$; $f = X_{L-1} W_L + \mathbf 1 b_L^\top$.
+    $X_l = \phi(X_{l-1} W_l + \mathbf 1 b_l^\top)$ for $l < L$, and the same without $\phi$ for $L$.
 
     Args:
         weights: For each layer $(W_l, b_l)$, of shapes `(d_{l-1}, d_l)` and `(d_l,)`.

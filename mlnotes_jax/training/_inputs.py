@@ -26,7 +26,7 @@ def source(name: str, data: Any) -> Source:
         num_rows(name, arrays)
         return arrays
     if callable(data):
-        return data
+        return data  # pyright: ignore[reportReturnType]
     if isinstance(data, Iterator):
         raise TypeError(
             f"{name} must give its batches anew in every epoch: a list, a loader, or a function of "
@@ -141,7 +141,7 @@ def strong(leaf: Any) -> Array:
 
 
 def _finite(name: str, leaf: Any) -> None:
-    array = np.asarray(leaf)
+    array: Any = np.asarray(leaf)
     if array.dtype.kind == "f":
         with np.errstate(all="ignore"):
             total = array.sum()  # a NaN or an infinity anywhere shows in it, without a large mask

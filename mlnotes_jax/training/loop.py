@@ -130,8 +130,8 @@ class Runs(NamedTuple):
         states: Where training ended, of each run.
         status: One for each run.
         message: One for each run.
-        apply: The function of all of them: `jax.vmap(lambda p, s: apply(p, s, x)[0])(params, state)`
-            is what all models say about `x`.
+        apply: The function of all of them: what all models say about `x` is
+            `jax.vmap(lambda p, s: apply(p, s, x)[0])(params, state)`.
     """
 
     params: PyTree
@@ -562,7 +562,11 @@ def _train(
         )
     train = _inputs.source("data", data)
     held_out = None if validation is None else _inputs.source("validation", validation)
-    one = bound if num_runs is None else Bound(*_lane(bound[:2], 0), bound.apply)
+    one = (
+        bound
+        if num_runs is None
+        else bound._replace(params=_lane(bound.params, 0), state=_lane(bound.state, 0))
+    )
     for name, given in (("data", train), ("validation", held_out)):
         if isinstance(given, tuple):
             outputs = _predictor(bound.apply).eval_shape(*one[:2], given[0], batch_size=batch_size)
@@ -631,9 +635,8 @@ def _train(
     messages = [text or _ended(end, num_epochs) for text, end in zip(messages, ends, strict=True)]
     params = state.params if average is None else plan.compiled.value(state.average)
     chosen = _best_or((params, state.state), state.best)
-    stacked = {
-        name: np.stack([row[name] for row in history], axis=-1) for name in history[:1] or ()
-    }
+    names = history[0] if history else ()
+    stacked = {name: np.stack([row[name] for row in history], axis=-1) for name in names}
     return chosen, stacked, state, messages
 
 
@@ -856,7 +859,8 @@ def _bound(name: str, model: Any) -> Bound:
     if isinstance(model, nnx.Module):
         return bind(model)
     if isinstance(model, Bound):
-        return Bound(*jax.tree.map(_inputs.strong, model[:2]), model.apply)
+        params, state = jax.tree.map(_inputs.strong, (model.params, model.state))
+        return Bound(params, state, model.apply)
     raise TypeError(f"{name} must be an nnx.Module or a Bound, got {type(model).__name__}")
 
 

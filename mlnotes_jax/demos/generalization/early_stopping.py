@@ -213,7 +213,7 @@ def _init(key: Array, num_hidden: int) -> PyTree:
     first, second = jax.random.split(key)
 
     def draw(key: Array, shape: tuple[int, int], variance: float) -> Array:
-        bound = (3 * variance) ** 0.5  # uniform: a normal draw takes seconds to compile in a loop
+        bound = (3 * variance) ** 0.5
         return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
     return {
@@ -247,8 +247,7 @@ def _epoch(carry: tuple[Array, PyTree], train: tuple[Array, Array], rate: Array)
     key, params = carry
     key, order_key = jax.random.split(key)
     n = len(train[1]) // BATCH_SIZE * BATCH_SIZE
-    # One sort of random numbers: `permutation` sorts twice, and takes longer to compile.
-    order = jnp.argsort(jax.random.uniform(order_key, train[1].shape))[:n].reshape(-1, BATCH_SIZE)
+    order = jax.random.permutation(order_key, len(train[1]))[:n].reshape(-1, BATCH_SIZE)
 
     def update(params: PyTree, rows: Array) -> tuple[PyTree, None]:
         grad = jax.grad(_mean_loss)(params, (train[0][rows], train[1][rows]))
@@ -287,7 +286,7 @@ def _many(
 
     def one(key: Array) -> tuple[Array, Array, Array, Array]:
         init_key, split_key, key = jax.random.split(key, 3)
-        order = jnp.argsort(jax.random.uniform(split_key, pooled[1].shape))
+        order = jax.random.permutation(split_key, len(pooled[1]))
         train = jax.tree.map(lambda leaf: leaf[order[:num_train]], pooled)
         validation = jax.tree.map(lambda leaf: leaf[order[num_train:]], pooled)
 

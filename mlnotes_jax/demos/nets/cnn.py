@@ -49,8 +49,8 @@ class Result(NamedTuple):
 
     Attributes:
         source: Which pictures.
-        history: One number for each epoch: `loss`, `validation_loss`, `accuracy` (of the test
-            pictures; nothing is chosen by them).
+        history: One number for each epoch: `loss`, `validation_loss`, `validation_accuracy`; the
+            last two are of the test pictures, by which nothing is chosen.
         rows: The layers, from `cnn.plan`.
         accuracy: Share of the test pictures that the network after the last epoch names right.
         confusion: How often class i (row) was called class j (column), shape `(k, k)`.
@@ -183,7 +183,7 @@ def tables(result: Result) -> dict[str, list[dict[str, Any]]]:
             "epoch": i + 1,
             "training loss": float(history["loss"][i]),
             "test loss": float(history["validation_loss"][i]),
-            "test accuracy": f"{history['accuracy'][i]:.2%}",
+            "test accuracy": f"{history['validation_accuracy'][i]:.2%}",
         }
         for i in range(len(history["loss"]))
     ]
@@ -224,11 +224,11 @@ def plot(result: Result) -> "Figure":
         loss.plot(epochs, result.history["validation_loss"], marker="s", label="test")
         loss.set(xlabel="epoch", ylabel="cross-entropy, nats", title="Loss")
         loss.legend()
-        share.plot(epochs, 100 * result.history["accuracy"], marker="o")
+        share.plot(epochs, 100 * result.history["validation_accuracy"], marker="o")
         share.set(xlabel="epoch", ylabel="test pictures named right, %", title="Accuracy")
         for axes in (loss, share):
             axes.xaxis.get_major_locator().set_params(integer=True)
-        right.suptitle("Surest mistakes: called (is)", fontsize="medium")
+        right.suptitle("Surest mistakes", fontsize="medium")
         axes = right.subplots(2, 4).ravel()
         for ax in axes:
             ax.set_axis_off()
@@ -236,5 +236,5 @@ def plot(result: Result) -> "Figure":
         for ax, picture, said, truth in shown:
             ax.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
             names = result.class_names[said], result.class_names[truth]
-            ax.set_title(f"{names[0]}\n({names[1]})", fontsize="x-small")
+            ax.set_title(f"called {names[0]}\nis {names[1]}", fontsize="x-small")
     return figure

@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "ACTIVATIONS",
+    "KINDS",
     "PLACES",
+    "PROBED",
+    "REACH",
+    "Kind",
     "Network",
     "Probe",
     "Result",
@@ -55,23 +58,46 @@ __all__ = [
 
 #: Where the normalization is, seen from the activation.
 PLACES = ("none", "before", "after")
-#: What is probed; `noisy` is `before` with a random shift and scale behind it.
-PROBED = ("none", "before", "noisy")
-ACTIVATIONS = ("relu", "sigmoid")
-BATCH, HIDDEN, NOISE = 64, (100,) * 4, 0.5
 #: Lengths looked at along the step, in learning rates: half of it to four times.
 REACH = (0.5, 1.0, 2.0, 4.0)
+BATCH, WIDTH = 64, 100
 
-Place = Literal["none", "before", "after", "noisy"]
-Activation = Literal["relu", "sigmoid"]
+Place = Literal["none", "before", "after"]
+
+
+class Kind(NamedTuple):
+    """A network of the demo; see `Network`."""
+
+    name: str
+    place: Place
+    sigmoid: bool = False
+    noise: float = 0.0
+
+
+KINDS = (
+    Kind("ReLU", "none"),
+    Kind("norm, ReLU", "before"),
+    Kind("norm, noise, ReLU", "before", noise=0.25),
+    Kind("ReLU, norm", "after"),
+    Kind("sigmoid", "none", sigmoid=True),
+    Kind("norm, sigmoid", "before", sigmoid=True),
+    Kind("sigmoid, norm", "after", sigmoid=True),
+)
+#: The names of those whose error surface is looked at.
+PROBED = tuple(kind.name for kind in KINDS[:3])
 
 
 class Network(nnx.Module):
     """Fully connected layers, with batch normalization before or after each activation, or not.
 
-    Calling it gives the logits and, for each hidden layer, what comes into its activation. At the
-    place `"noisy"` the normalized inputs are, in training, multiplied by a number around 1 and
-    shifted by one around 0, both drawn anew for each unit in each step.
+    Calling it gives the logits and, for each hidden layer, what comes into its activation. Two
+    settings are numbers of the state, so that one compiled program serves all their values:
+
+    Attributes:
+        bend: The activation is a sigmoid where true, else ReLU.
+        noise: In training, what comes into an activation is multiplied by a number around 1 and
+            shifted by one around 0, both drawn anew for each unit in each step; this is their
+            standard deviation.
     """
 
     def __init__(
@@ -79,41 +105,34 @@ class Network(nnx.Module):
         widths: tuple[int, ...],
         *,
         place: Place = "none",
-        activation: Activation = "relu",
+        sigmoid: bool = False,
+        noise: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
         # He's variance 2 / inputs for ReLU, 1 / inputs for the sigmoid.
-        gain = 2.0 if activation == "relu" else 1.0
-        init = nnx.initializers.variance_scaling(gain, "fan_in", "normal")
-        self.layers = nnx.List(
-            [
-                nnx.Linear(inputs, outputs, kernel_init=init, rngs=rngs)
-                for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
-            ]
-        )
-        self.norms = nnx.List(
-            [
-                normalization.BatchNorm(width, rngs=rngs)
-                for width in (() if place == "none" else widths[1:-1])
-            ]
-        )
-        self.place, self.activation = place, activation
+        init = nnx.initializers.variance_scaling(1.0 if sigmoid else 2.0, "fan_in", "normal")
+        sizes = zip(widths[:-1], widths[1:], strict=True)
+        self.layers = nnx.List([nnx.Linear(*size, kernel_init=init, rngs=rngs) for size in sizes])
+        normed = () if place == "none" else widths[1:-1]
+        self.norms = nnx.List([normalization.BatchNorm(width, rngs=rngs) for width in normed])
+        self.place = place
+        self.sigmoid = nnx.Variable(jnp.asarray(sigmoid))
+        self.noise = nnx.Variable(jnp.asarray(noise, jnp.float32))
         self.deterministic = False
-        self.stream = nnx.RngStream(rngs.dropout(), tag="dropout") if place == "noisy" else None
+        self.stream = nnx.RngStream(rngs.dropout(), tag="dropout")
 
     def __call__(self, x: Float[Array, "n d"]) -> tuple[Array, tuple[Array, ...]]:
         """Logits, and what comes into the activations."""
-        bend = getattr(activations, self.activation)
         seen = []
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
-            if self.place in ("before", "noisy"):
+            if self.place == "before":
                 x = self.norms[i](x)
-            if self.stream is not None and not self.deterministic:
-                noise = jax.random.normal(self.stream(), (2, 1, x.shape[1]))
-                x = x * (1 + NOISE * noise[0]) + NOISE * noise[1]
+            if not self.deterministic:
+                scale, shift = self.noise[...] * jax.random.normal(self.stream(), (2, 1, x.shape[1]))
+                x = x * (1 + scale) + shift
             seen.append(x)
-            x = bend(x)
+            x = jnp.where(self.sigmoid[...], activations.sigmoid(x), activations.relu(x))
             if self.place == "after":
                 x = self.norms[i](x)
         return self.layers[-1](x), tuple(seen)
@@ -182,19 +201,21 @@ class Result(NamedTuple):
 
     Attributes:
         source: The pictures.
-        rates: The learning rates, ascending.
-        sweeps: `{activation: {place: Sweep}}`.
-        probe_rate: The learning rate of the probes.
-        probes: `{place: Probe}` for `PROBED`, with ReLU.
+        depth: How many hidden layers.
         num_epochs: Of the sweeps.
+        rates: The learning rates, ascending.
+        sweeps: Name of `KINDS` -> all learning rates.
+        probe_rate: The learning rate of the probes.
+        probes: Name of `PROBED` -> what the surface and the layers did.
     """
 
     source: datasets.Source
+    depth: int
+    num_epochs: int
     rates: Float[np.ndarray, " rates"]
-    sweeps: dict[str, dict[str, Sweep]]
+    sweeps: dict[str, Sweep]
     probe_rate: float
     probes: dict[str, Probe]
-    num_epochs: int
 
 
 def problem(
@@ -234,66 +255,80 @@ def run(
     data: _pictures.Name = "digits",
     data_dir: Path | None = None,
     num_examples: int = 10_000,
-    num_epochs: int = 20,
+    depth: int = 4,
+    num_epochs: int = 15,
     num_rates: int = 9,
     probe_rate: float = 0.1,
     probe_steps: int = 150,
 ) -> Result:
-    """Train all networks, and look at the surface under two of them.
+    """Train all networks at all learning rates, and look at the surface under three of them.
 
     Args:
-        key: Draws the split, the weights and the order of the rows.
-        quick: Five learning rates, a quarter of the epochs and of the probe's steps.
+        key: Draws the split, the weights, the order of the rows and the noise.
+        quick: Two hidden layers, five epochs, five learning rates, forty steps of the probes.
         data: Which pictures.
         data_dir: Folder of Fashion-MNIST.
         num_examples: At most so many are trained on; the digits have 1437.
+        depth: How many hidden layers, of 100 units each.
         num_epochs: Of each training in the sweep.
         num_rates: How many learning rates from 0.001 to 10, all trained at once.
-        probe_rate: The learning rate of the two trainings that are probed.
+        probe_rate: The learning rate of the trainings that are probed.
         probe_steps: Their length, in batches.
 
     Returns:
         Sweeps and probes.
     """
     if quick:
-        num_rates, num_epochs, probe_steps = 5, max(num_epochs // 4, 1), max(probe_steps // 4, 2)
+        depth, num_epochs, num_rates, probe_steps = 2, 5, 5, 40
     split_key, weight_key, order_key, noise_key = jax.random.split(key, 4)
     given = problem(split_key, data=data, data_dir=data_dir, num_examples=num_examples)
     rates = np.geomspace(1e-3, 10, num_rates).astype(np.float32)
-    widths = (given.x.shape[1], *HIDDEN, 10)
+    widths = (given.x.shape[1], *[WIDTH] * depth, 10)
     order = _order(order_key, len(given.y), num_epochs)
 
-    jobs = [(bend, place) for bend in ACTIVATIONS for place in PLACES]
-    sweeps: dict[str, dict[str, Sweep]] = {bend: {} for bend in ACTIVATIONS}
-    for bend, place in progress.track(jobs, "learning rates"):
-        start = _start(weight_key, widths, place, bend)
-        apply = _apply(widths, place, bend)
-        sweeps[bend][place] = jax.block_until_ready(_sweep(start, given[:4], order, rates, apply))
+    def starts(kinds: list[Kind]) -> tuple[Any, Any]:
+        """Parameters and states, stacked; the weights differ between kinds only in their scale."""
+        found = [loop.bind(_network(widths, kind, weight_key, noise_key))[:2] for kind in kinds]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+
+    sweeps: dict[str, Sweep] = {}
+    for place in progress.track(PLACES, "learning rates"):
+        kinds = [kind for kind in KINDS if kind.place == place]
+        found = _sweep(starts(kinds), given[:4], order, rates, _apply(widths, place))
+        sweeps |= _unstack(jax.block_until_ready(found), kinds)
 
     repeats = -(-probe_steps // (order.shape[0] * order.shape[1]))
     batches = jnp.tile(order.reshape(-1, order.shape[-1]), (repeats, 1))[:probe_steps]
-    keys = jax.random.split(noise_key, probe_steps)
-    probes = {}
-    for place in progress.track(PROBED, "error surface"):
-        start, apply = _start(weight_key, widths, place, "relu"), _apply(widths, place, "relu")
-        probe = _probe(start, given[:2], batches, keys, jnp.float32(probe_rate), apply)
-        probes[place] = jax.block_until_ready(probe)
-    return Result(given.source, rates, sweeps, probe_rate, probes, num_epochs)
+    probes: dict[str, Probe] = {}
+    for place in progress.track(PLACES[:2], "error surface"):
+        kinds = [kind for kind in KINDS if kind.place == place and kind.name in PROBED]
+        lengths = _lengths(probe_rate, depth)
+        found = _probe(starts(kinds), given[:2], batches, lengths, _apply(widths, place))
+        probes |= _unstack(jax.block_until_ready(found), kinds)
+    return Result(
+        source=given.source,
+        depth=depth,
+        num_epochs=num_epochs,
+        rates=rates,
+        sweeps={kind.name: sweeps[kind.name] for kind in KINDS},
+        probe_rate=probe_rate,
+        probes=probes,
+    )
 
 
-def _start(key: Array, widths: tuple[int, ...], place: Place, bend: Activation) -> tuple[Any, Any]:
-    """Parameters and state; the same weights at every place of the normalization."""
-    network = Network(widths, place=place, activation=bend, rngs=nnx.Rngs(params=key, dropout=key))
-    return loop.bind(network)[:2]
+def _network(widths: tuple[int, ...], kind: Kind, key: Array, noise_key: Array) -> Network:
+    rngs = nnx.Rngs(params=key, dropout=noise_key)
+    return Network(widths, place=kind.place, sigmoid=kind.sigmoid, noise=kind.noise, rngs=rngs)
 
 
 @functools.cache
-def _apply(widths: tuple[int, ...], place: Place, bend: Activation) -> Callable[..., Any]:
+def _apply(widths: tuple[int, ...], place: Place) -> Callable[..., Any]:
     """The pure function of a network: one object for each, so that jit knows it again."""
-    abstract = nnx.eval_shape(
-        lambda: Network(widths, place=place, activation=bend, rngs=nnx.Rngs(params=0, dropout=0))
-    )
-    return loop.bind(abstract).apply
+    return loop.bind(nnx.eval_shape(lambda: Network(widths, place=place, rngs=nnx.Rngs(0)))).apply
+
+
+def _unstack(stacked: Any, kinds: list[Kind]) -> dict[str, Any]:
+    return {kind.name: jax.tree.map(lambda a, i=i: a[i], stacked) for i, kind in enumerate(kinds)}
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -302,30 +337,36 @@ def _order(key: Array, num_rows: int, num_epochs: int) -> Int[Array, "epochs bat
     batch = min(BATCH, num_rows)
     keys = jax.random.split(key, num_epochs)
     whole = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)
-    used = num_rows // batch * batch
-    return whole[:, :used].reshape(num_epochs, -1, batch)
+    return whole[:, : num_rows // batch * batch].reshape(num_epochs, -1, batch)
+
+
+def _objective(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Map parameters, state and a batch to the loss; new state and inputs of layers beside it."""
+
+    def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Array, Any]:
+        (logits, seen), state = apply(params, state, x, train=True)
+        return losses.softmax_cross_entropy_with_integer_labels(logits, y), (state, seen)
+
+    return loss
 
 
 @functools.partial(jax.jit, static_argnames="apply")
 def _sweep(
-    start: tuple[Any, Any],
+    starts: tuple[Any, Any],
     data: tuple[Array, ...],
     order: Array,
     rates: Array,
     apply: Callable[..., Any],
 ) -> Sweep:
-    """Train with every learning rate from the same start, on the same batches."""
+    """Train every start with every learning rate, on the same batches."""
     x, y, x_test, y_test = data
+    slope = jax.value_and_grad(_objective(apply), has_aux=True)
 
-    def loss(params: Any, state: Any, rows: Array) -> tuple[Array, Any]:
-        (logits, _), state = apply(params, state, x[rows], train=True)
-        return _cross_entropy(logits, y[rows]), state
-
-    def train(rate: Array) -> Sweep:
+    def train(start: tuple[Any, Any], rate: Array) -> Sweep:
         def step(carry: Any, rows: Array) -> tuple[Any, Array]:
             params, state = carry
-            (value, state), grad = jax.value_and_grad(loss, has_aux=True)(params, state, rows)
-            return (_move(params, grad, rate), state), value
+            (value, (state, _)), grad = slope(params, state, x[rows], y[rows])
+            return (jax.tree.map(lambda p, g: p - rate * g, params, grad), state), value
 
         def epoch(carry: Any, batches: Array) -> tuple[Any, Array]:
             carry, values = jax.lax.scan(step, carry, batches)
@@ -335,83 +376,88 @@ def _sweep(
         (logits, _), _ = apply(params, state, x_test)
         return Sweep(history[-1], (logits.argmax(axis=1) == y_test).mean())
 
-    return jax.vmap(train)(rates)
+    return jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))(starts, rates)
+
+
+def _lengths(rate: float, depth: int) -> Float[np.ndarray, "looks layers"]:
+    """How far each layer goes against its gradient in each look.
+
+    First nobody moves; then all move along the step; then only the layers before layer i do, for
+    each hidden layer i but the first.
+    """
+    here = np.zeros((1, depth + 1))
+    along = np.outer(REACH, np.ones(depth + 1))
+    before = np.tril(np.ones((depth + 1, depth + 1)), -1)[1:depth]
+    return (rate * np.concatenate([here, along, before])).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnames="apply")
 def _probe(
-    start: tuple[Any, Any],
+    starts: tuple[Any, Any],
     data: tuple[Array, ...],
     batches: Array,
-    keys: Array,
-    rate: Array,
+    lengths: Array,
     apply: Callable[..., Any],
 ) -> Probe:
-    """Train, and look along each step before it is taken."""
+    """Train, and look around before each step."""
     x, y = data
-    reach = rate * jnp.array(REACH, jnp.float32)
+    slope = jax.value_and_grad(_objective(apply), has_aux=True)
+    step_row = 1 + REACH.index(1.0)
 
-    def loss(params: Any, state: Any, rows: Array, key: Array) -> tuple[Array, Any]:
-        (logits, seen), state = apply(params, state, x[rows], key=key, train=True)
-        return _cross_entropy(logits, y[rows]), (state, seen)
-
-    def step(carry: Any, rows_and_key: Any) -> tuple[Any, Any]:
+    def step(carry: Any, rows: Array) -> tuple[Any, Any]:
         params, state = carry
-        rows, key = rows_and_key
-        both = jax.value_and_grad(loss, has_aux=True)
-        (value, (new_state, _)), grad = both(params, state, rows, key)
-        moved = _move(params, grad, rate)
 
-        # One program for all the places where loss and gradient are wanted: along the step, and,
-        # for each layer i, where the layers before it have moved and the others have not.
-        places = [_move(params, grad, length) for length in reach]
-        places += [_before(params, moved, i) for i in range(1, len(HIDDEN))]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *places)
-        (values, _), grads = jax.lax.map(lambda at: both(at, state, rows, key), stacked)
+        def look(grad: Any, length_and_first: tuple[Array, Array]) -> tuple[Any, Any]:
+            length, first = length_and_first
+            there = _move(params, grad, length)
+            (value, (after, _)), new = slope(there, state, x[rows], y[rows])
+            grad = jax.tree.map(lambda old, new: jnp.where(first, new, old), grad, new)
+            return grad, (value, after, new)
 
-        size = _norm(grad)
-        away = jax.tree.map(lambda there, here: there[: len(REACH)] - here[None], grads, grad)
-        change = jax.vmap(_norm)(away)
-        shift = []
-        for i in range(1, len(HIDDEN)):
-            here = grad["layers"][i]["kernel"]
-            there = grads["layers"][i]["kernel"][len(REACH) + i - 1]
-            shift.append(jnp.linalg.norm(there - here) / jnp.linalg.norm(here))
+        zero = jax.tree.map(jnp.zeros_like, params)
+        first = jnp.arange(len(lengths)) == 0
+        grad, (values, states, grads) = jax.lax.scan(look, zero, (lengths, first))
+
+        many = 1 + len(REACH)
+        change = jax.tree.map(lambda there, here: there - here[None], grads, grad)
+        along = jax.vmap(_norm)(jax.tree.map(lambda leaf: leaf[1:many], change)) / _norm(grad)
+        shift = [
+            _norm(change["layers"][i]["kernel"][many + i - 1]) / _norm(grad["layers"][i]["kernel"])
+            for i in range(1, lengths.shape[1] - 1)
+        ]
+        _, (_, seen) = _objective(apply)(params, state, x, y)  # all rows, the noise of this step
         probe = Probe(
-            loss=value,
-            low=values[: len(REACH)].min(),
-            high=values[: len(REACH)].max(),
-            smoothness=(change / (reach * size)).max(),
-            turn=change[-1] / size,
+            loss=values[0],
+            low=values[1:many].min(),
+            high=values[1:many].max(),
+            smoothness=(along / lengths[1:many, 0]).max(),
+            turn=along[-1],
             shift=jnp.stack(shift),
-            drift=value,  # from the moments of all steps, below
+            drift=values[0],  # comes from the moments of all steps, below
         )
-        _, (_, whole) = loss(params, state, jnp.arange(len(x)), key)
-        seen = jnp.stack(whole)
-        return (moved, new_state), (probe, seen.mean(axis=1), seen.std(axis=1))
+        moments = jnp.stack([jnp.stack([a.mean(axis=0), a.std(axis=0)]) for a in seen])
+        after = jax.tree.map(lambda leaf: leaf[0], states)
+        return (_move(params, grad, lengths[step_row]), after), (probe, moments)
 
-    _, (probe, mean, deviation) = jax.lax.scan(step, start, (batches, keys))
-    drift = jnp.abs(mean[1:] - mean[:-1]) / jnp.maximum(deviation[:-1], 1e-6)
-    return probe._replace(drift=drift.mean(axis=2))
+    def train(start: tuple[Any, Any]) -> Probe:
+        _, (probe, moments) = jax.lax.scan(step, start, batches)
+        mean, deviation = moments[:, :, 0], moments[:, :, 1]
+        # A unit that is always dead has no deviation, and does not move.
+        drift = jnp.abs(mean[1:] - mean[:-1]) / jnp.maximum(deviation[:-1], 1e-6)
+        return probe._replace(drift=drift.mean(axis=2))
+
+    return jax.vmap(train)(starts)
 
 
-def _cross_entropy(logits: Array, y: Array) -> Array:
-    return losses.softmax_cross_entropy_with_integer_labels(logits, y)
+def _move(params: Any, grad: Any, lengths: Array) -> Any:
+    """Each layer, with its normalization, by its own length against its gradient."""
 
+    def move(path: Any, p: Array, g: Array) -> Array:
+        return p - lengths[path[1].key] * g  # path: "layers" or "norms", then the number
 
-def _move(params: Any, grad: Any, rate: Array) -> Any:
-    return jax.tree.map(lambda p, g: p - rate * g, params, grad)
+    return jax.tree_util.tree_map_with_path(move, params, grad)
 
 
 def _norm(tree: Any) -> Array:
-    """Euclidean length."""
+    """Euclidean length of all leaves together."""
     return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)), jnp.zeros(())))
-
-
-def _before(old: Any, new: Any, index: int) -> Any:
-    """`old`, with the layers (and their normalization) before `index` taken from `new`."""
-
-    def pick(path: Any, a: Array, b: Array) -> Array:
-        return b if path[1].key < index else a
-
-    return jax.tree_util.tree_map_with_path(pick, old, new)
