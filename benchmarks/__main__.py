@@ -71,8 +71,8 @@ def _show(console: Console, head: dict, rows: list[harness.Row]) -> None:
                 f"{row.ours_s:.3g} +- {row.ours_spread_s / 2:.1g}",
                 f"{row.peer_s:.3g} +- {row.peer_spread_s / 2:.1g}",
                 f"{row.ratio:.2f}",
-                f"{row.ours_quality:.2g}",
-                f"{row.peer_quality:.2g}",
+                f"{row.ours_quality:.4g}",
+                f"{row.peer_quality:.4g}",
             )
         console.print(table)
         console.print(

@@ -129,7 +129,7 @@ def resnet(
 
 
 def many(arrays: Arrays, *, widths: list[int], rates: list[float], **options: Any) -> Run:
-    """One training run after the other, one for each learning rate."""
+    """One training run after the other, one for each learning rate; `order` has epochs first."""
     runs = [
         _train(Mlp(widths), arrays, learning_rate=rate, momentum=0.0, **options) for rate in rates
     ]
@@ -180,7 +180,10 @@ def _train(
     device: str = "cpu",
     bfloat16: bool = False,
 ) -> Run:
-    """One pass over `order` with SGD; each run starts anew. Quality: the mean of the losses."""
+    """The steps of `order` with SGD; each run starts anew. Quality: mean loss of the last epoch.
+
+    `order` has the shape (steps, batch) of one epoch, or (epochs, steps, batch).
+    """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.from_numpy(arrays["x"]).to(device)
     if pictures:
@@ -201,7 +204,7 @@ def _train(
         model.train()
         optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum)
         losses = []
-        for rows in order:
+        for rows in order.reshape(-1, order.shape[-1]):
             batch = x[rows]
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                 loss = F.cross_entropy(call(batch), y[rows])
@@ -209,6 +212,6 @@ def _train(
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return float(torch.stack(losses).mean())
+        return float(torch.stack(losses[-order.shape[-2] :]).mean())
 
     return run

@@ -514,7 +514,8 @@ def iterable(
             held = list(itertools.islice(rows, window))
             if not held:
                 return
-            order = np.asarray(epoch_order(fold, number, len(held)))
+            # One row has one order: without windows nothing is drawn.
+            order = np.asarray(_drawn(fold, number, len(held)) if window > 1 else [0])
             yield from ((number * window + i, held[i]) for i in order.tolist())
 
     def read(epoch: int, first: int) -> Iterator[PyTree]:

@@ -60,10 +60,7 @@ def _max_along_jvp(
     (tangent,) = tangents
     if size == step:  # the transpose writes each block once
         blocks = _blocks(tangent, axis, size)
-        shape = [1] * blocks.ndim
-        shape[axis] = size
-        numbers = jnp.arange(size).reshape(shape)
-        numbers = jnp.broadcast_to(numbers, blocks.shape)
+        numbers = lax.broadcasted_iota(jnp.int32, blocks.shape, axis % blocks.ndim)
         chosen = jnp.broadcast_to(jnp.expand_dims(winner, axis), blocks.shape) == numbers
         return value, jnp.where(chosen, blocks, 0.0).sum(axis=axis)
     parts = [

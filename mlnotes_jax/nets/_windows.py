@@ -27,6 +27,7 @@ Padding = int | Sequence[int | tuple[int, int]] | Literal["same", "valid"]
 
 
 def check_rank(name: str, x: Array, rank: int) -> None:
+    """Raise unless `x` has the axes of space and one for the channels."""
     if x.ndim < rank + 1:
         space = ("length", "height, width", "depth, height, width")[rank - 1] if rank < 4 else "..."
         raise ValueError(f"{name} must be (..., {space}, channels), got shape {x.shape}")
@@ -34,10 +35,15 @@ def check_rank(name: str, x: Array, rank: int) -> None:
 
 def taps_of(window: Size) -> tuple[int, ...]:
     """A window's taps; one number is a square."""
-    return per_axis("window", window, 2 if isinstance(window, int | np.integer) else len(window))
+    if isinstance(window, Sequence) and not isinstance(window, str):
+        if not window:
+            raise ValueError(f"window must have at least one axis, got {window!r}")
+        return per_axis("window", window, len(window))
+    return per_axis("window", window, 2)
 
 
 def per_axis(name: str, value: Size, rank: int, *, least: int = 1) -> tuple[int, ...]:
+    """One integer for each axis."""
     values = (value,) * rank if isinstance(value, int | np.integer) else value
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{name} must be an integer, or one for each axis, got {value!r}")

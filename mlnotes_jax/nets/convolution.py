@@ -247,8 +247,7 @@ def transposed_conv(
             `(*window, out / groups, in)`: the first of its axes of channels is what comes out here.
         bias: Shape `(out,)`, or None for none.
         stride: S of that convolution: the factor by which the picture grows, about.
-        padding: P of that convolution: what is cut off on every side, no more than the reach of a
-            window; numbers or pairs, no names.
+        padding: P of that convolution: what is cut off on every side; numbers or pairs, no names.
         output_padding: A convolution with stride S makes the same size from S sizes; 0 is the
             smallest, up to S - 1 more is added behind.
         dilation: D of that convolution.
@@ -349,7 +348,7 @@ def pad(
         The modes are named as in PyTorch.
     """
     x = _checks.floating("x", x)
-    if not isinstance(padding, int | np.integer | str):
+    if isinstance(padding, Sequence) and not isinstance(padding, str):
         rank = len(padding)
     _checks.positive_int("rank", rank)
     _checks.one_of("mode", mode, tuple(_MODES))
@@ -723,7 +722,7 @@ def average_pool(
     """
     x, taps, geometry, batch = _pooling_arguments(x, window, stride, padding)
     dtype = x.dtype
-    wide = x.astype(jnp.promote_types(dtype, jnp.float32))
+    wide = x.astype(_wide(dtype))
     total = _pooling.sum_windows(wide, taps, geometry.stride, geometry.pads)
     if count_padding or not any(map(any, geometry.pads)):
         mean = total / math.prod(taps)
@@ -762,7 +761,7 @@ def global_average_pool(
     if 0 in x.shape[-rank - 1 : -1]:
         raise ValueError(f"x must not be empty, got shape {x.shape}")
     axes = tuple(range(-rank - 1, -1))
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=axes).astype(x.dtype)
+    return x.astype(_wide(x.dtype)).mean(axis=axes).astype(x.dtype)
 
 
 # --- Sizes and costs ------------------------------------------------------------------------------
@@ -1148,6 +1147,11 @@ def _finish(y: Any, bias: ArrayLike | None, batch: tuple[int, ...]) -> Array:
             raise TypeError(f"bias must have the dtype of x, {y.dtype}, got {bias.dtype}")
         y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
     return _unflatten_batch(y, batch)
+
+
+def _wide(dtype: Any) -> Any:
+    """A dtype for sums: at least float32."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _pooling_arguments(

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from mlnotes_jax import _checks
 from mlnotes_jax.nets import _torchvision, convolution, normalization
@@ -138,13 +138,19 @@ class _Block(nnx.Module):
         self.in_features, self.features, self.stride = in_features, features, stride
         self.plain = plain
 
-    def _add(self, branch: Array, x: Array, projected: Array | None = None) -> Array:
+    def _add(
+        self, branch: Array, x: Array, skip: ArrayLike | None, projected: Array | None = None
+    ) -> Array:
         """`branch` and the shortcut of `x`; a projection starts from `projected`."""
         if self.plain:
             return branch
         if self.projection is not None:
-            return branch + self.projection(x if projected is None else projected)
-        return branch + pad_shortcut(x, features=self.features, stride=self.stride)
+            shortcut = self.projection(x if projected is None else projected)
+        else:
+            shortcut = pad_shortcut(x, features=self.features, stride=self.stride)
+        if skip is not None:
+            shortcut = jnp.asarray(skip, shortcut.dtype) * shortcut
+        return branch + shortcut
 
 
 class BasicBlock(_Block):
@@ -200,11 +206,13 @@ class BasicBlock(_Block):
         self.conv2 = _conv(features, features, 3, rngs=rngs)
         self.norm2 = _last_norm(features, zero_init, rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n out_h out_w features"]:
-        """Apply the block."""
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, skip: Float[ArrayLike, ""] | None = None
+    ) -> Float[Array, "n out_h out_w features"]:
+        """Apply the block, with its shortcut times `skip`."""
         branch = jax.nn.relu(self.norm1(self.conv1(x)))
         branch = self.norm2(self.conv2(branch))
-        return jax.nn.relu(self._add(branch, x))
+        return jax.nn.relu(self._add(branch, x, skip))
 
 
 class Bottleneck(_Block):
@@ -261,12 +269,14 @@ class Bottleneck(_Block):
         self.conv3 = _conv(features, out, 1, rngs=rngs)
         self.norm3 = _last_norm(out, zero_init, rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n out_h out_w features"]:
-        """Apply the block."""
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, skip: Float[ArrayLike, ""] | None = None
+    ) -> Float[Array, "n out_h out_w features"]:
+        """Apply the block, with its shortcut times `skip`."""
         branch = jax.nn.relu(self.norm1(self.conv1(x)))
         branch = jax.nn.relu(self.norm2(self.conv2(branch)))
         branch = self.norm3(self.conv3(branch))
-        return jax.nn.relu(self._add(branch, x))
+        return jax.nn.relu(self._add(branch, x, skip))
 
 
 class PreActivationBlock(_Block):
@@ -328,12 +338,14 @@ class PreActivationBlock(_Block):
         init = nnx.initializers.zeros if zero_init else _kernel_init
         self.conv2 = _conv(features, features, 3, kernel_init=init, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n out_h out_w features"]:
-        """Apply the block."""
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, skip: Float[ArrayLike, ""] | None = None
+    ) -> Float[Array, "n out_h out_w features"]:
+        """Apply the block, with its shortcut times `skip`."""
         active = jax.nn.relu(self.norm1(x))
         branch = self.conv1(active)
         branch = self.conv2(jax.nn.relu(self.norm2(branch)))
-        return self._add(branch, x, projected=active)
+        return self._add(branch, x, skip, projected=active)
 
 
 _BLOCKS: dict[str, type[BasicBlock | Bottleneck | PreActivationBlock]] = {
@@ -451,11 +463,15 @@ class ResNet(nnx.Module):
         self.norm = normalization.BatchNorm(channels, rngs=rngs) if last else None
         self.head = nnx.Linear(channels, num_classes, kernel_init=_head_init, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n classes"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, skip: Float[ArrayLike, ""] | None = None
+    ) -> Float[Array, "n classes"]:
         """Compute logits.
 
         Args:
             x: Pictures, channels last.
+            skip: A factor of all shortcuts: 1 changes nothing, 0 leaves the plain twin. It is
+                traced, so that one program serves both. Where None, nothing is multiplied.
 
         Returns:
             Logits, shape `(n, num_classes)`.
@@ -469,7 +485,7 @@ class ResNet(nnx.Module):
         x = self.stem(x)
         for stage in self.stages:
             for block in stage:
-                x = block(x)
+                x = block(x, skip=skip)
         if self.norm is not None:
             x = jax.nn.relu(self.norm(x))
         return self.head(convolution.global_average_pool(x))

@@ -1,6 +1,6 @@
 """What `loop` is given: data as arrays or as batches, a state to go on from; and their checks."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -77,6 +77,14 @@ def check_key(name: str, key: Any, ndim: tuple[int, ...]) -> None:
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(f"{name} must be made by jax.random.key, got {type(key).__name__}")
     _checks.check_rank(name, key, ndim)
+
+
+def check_function(name: str, fn: Any) -> None:
+    """Raise `TypeError` unless this is None, or can be called and be looked up in a cache."""
+    if fn is not None and not callable(fn):
+        raise TypeError(f"{name} must be a function, got {type(fn).__name__}")
+    if fn is not None and not isinstance(fn, Hashable):
+        raise TypeError(f"{name} must be hashable, as functions are, got {type(fn).__name__}")
 
 
 def check_loss(name: str, outputs: PyTree, loss: Callable[..., Any], targets: PyTree) -> None:

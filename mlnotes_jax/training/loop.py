@@ -105,9 +105,11 @@ class FitResult(NamedTuple):
     Attributes:
         model: As the model given, a new one: with the best parameters where they are kept, else
             the last good ones (those of the average, if there is one).
-        history: One number for each epoch of this call, as NumPy arrays: `"loss"`, `"grad_norm"`
-            (mean over the updates), `"grad_norm_max"`, the metrics on training batches, and
-            `"validation_loss"`, `"validation_<metric>"`.
+        history: One number for each epoch of this call, as NumPy arrays: `"loss"` (mean over the
+            batches, each with the parameters it met), metrics on training batches by their names,
+            `"validation_loss"`, `"validation_<metric>"`; and where gradients are clipped or their
+            norms recorded, `"grad_norm"` (mean over the updates, before clipping) and
+            `"grad_norm_max"`.
         state: Where training ended; `fit(..., start=state)` goes on from it.
         status: `"finished"`, `"stopped early"` or `"not finite"`.
         message: The same as a sentence, with numbers.
@@ -209,6 +211,9 @@ def bind(model: nnx.Module) -> Bound:
     Returns:
         Values to train and the function that takes them; `model` is not changed, now or later.
 
+    Raises:
+        TypeError: `model` is no module.
+
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
@@ -231,7 +236,16 @@ def bind(model: nnx.Module) -> Bound:
 
 
 def merge(model: nnx.Module, params: PyTree, state: PyTree) -> nnx.Module:
-    """Make a new module with these values; `model` itself is untouched."""
+    """Make a new module with these values; `model` itself is untouched.
+
+    Args:
+        model: A module of the form wanted; the new one is in the same mode, train or eval.
+        params: As `bind` returns them.
+        state: As `bind` returns it.
+
+    Returns:
+        A module that shares nothing with `model`.
+    """
     return nnx.merge(nnx.split(model, nnx.Param, ...)[0], params, state)
 
 
@@ -252,13 +266,98 @@ def fit(
     keep_best: bool = True,
     average: averaging.Average | None = None,
     clip_norm: Float[ArrayLike, ""] | None = None,
+    record_norm: bool = False,
     epoch: Literal["auto", "scan", "steps"] = "auto",
     remainder: Literal["drop", "keep"] = "drop",
     start: TrainState | None = None,
     on_epoch: Callable[[TrainState, dict[str, Any]], None] | None = None,
     progress: bool = False,
 ) -> FitResult:
-    """Train a model; the one given is not changed."""
+    """Train a model by mini-batches; the one given is not changed.
+
+    On the device an epoch is one program; on the host, a Python loop over epochs calls it. So it
+    cannot be called under `jit` or `vmap`: for many runs in one program there is `fit_many`.
+
+    In training the model is in train mode: dropout drops, batch norm uses the statistics of the
+    batch and moves its running ones. For validation, and in `evaluate` and `predict`, it is in
+    eval mode: nothing is dropped, and the running statistics are used and not moved. The learning
+    rate is the optimizer's and has nothing to do with the mode.
+
+    Args:
+        key: Decides the order of the rows, `loading.epoch_order(key, epoch, n)`, and all that the
+            model draws. The same key, the same result.
+        model: Any Flax module called with one argument, or a `Bound` of any pure function.
+        optimizer: Any Optax optimizer. It may ask for the loss by an argument `value`.
+        loss: `loss(outputs, targets)`, the mean over the batch, a scalar. It must take any number
+            of rows: the last batch of an evaluation may be smaller.
+        data: A tuple `(x, targets)` of arrays, or of pytrees of arrays, with one leading axis of
+            rows. Or batches `(x, targets)`: an iterable that gives them anew for each epoch, or a
+            function of the epoch (from 0), such as a `loading` loader.
+        num_epochs: Passes over the data, those of `start` included.
+        batch_size: Rows of a batch where `data` are arrays, and of one of the validation.
+        validation: Like `data`, for the loss and the metrics after each epoch. A function is
+            called with 0.
+        metrics: Functions like `loss`, by name. They are means over rows too; for what is no mean,
+            such as the area under a curve, use `predict`.
+        train_metrics: Whether to have the metrics on training batches too, from the outputs of the
+            updates (in train mode, with the parameters of each). Without `validation` that is done
+            in any case.
+        penalty: A function of the parameters, added to the training loss (and to its history).
+        stopping: A rule that looks at the training and the validation loss after each epoch.
+        keep_best: Whether to return the parameters with the lowest validation loss, where there is
+            a validation.
+        average: An average of the parameters, updated after each step. It is what is validated,
+            kept as best, and returned. Statistics of batch norm are those of the raw parameters.
+        clip_norm: Scale gradients with a larger global norm down to this one. Traced.
+        record_norm: Whether to record the norm where it is not needed for clipping. It takes one
+            more pass over the gradients, some percent of a step of a small network.
+        epoch: How to run an epoch of arrays. `"scan"`: one compiled loop. `"steps"`: a compiled
+            step, called from Python, that reuses the memory of the parameters. `"auto"`: scan,
+            unless on a CPU the step holds a convolution in a form that is slow in a loop: of
+            `jax.lax` and `flax.nnx`, but not of `mlnotes_jax.nets.convolution`. The order, the
+            keys and the results are the same. Batches from an iterable always are steps.
+        remainder: What becomes of the last n mod `batch_size` rows of an epoch's order: left out,
+            or a smaller batch.
+        start: Go on from here, with the same key and options. The result is bit for bit that of a
+            run without a break. A state with `status` other than 0 has ended, and stays as it is.
+        on_epoch: Called with the state and the numbers of each epoch: for saving or printing. The
+            state may be kept.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        Model, history, the state to go on from, and how it ended. Where a loss is not finite,
+        training ends after that epoch; the state then holds the parameters of the last finite
+        loss, and `message` says when it was.
+
+    Raises:
+        ValueError: A count is less than 1, or `batch_size` more than the rows; arrays are empty,
+            not finite or of different lengths; `loss` is no scalar, or refuses the targets (labels
+            out of range, say); `stopping` is given without `validation`; an option is unknown;
+            `start` is of another model, optimizer, average or rule, or made with another key.
+        TypeError: `key` is no key, `model` no model, `optimizer` no optimizer, or `data` of a kind
+            not described above.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from flax import nnx
+        >>> from mlnotes_jax.foundations import losses
+        >>> from mlnotes_jax.training import loop
+        >>> x = jnp.linspace(-1.0, 1.0, 32).reshape(32, 1)
+        >>> line = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+        >>> result = loop.fit(
+        ...     jax.random.key(0), line, optax.sgd(0.5), losses.mse, (x, 3 * x - 1),
+        ...     num_epochs=30, batch_size=8,
+        ... )
+        >>> result.status, round(float(result.model.kernel[0, 0]), 3)
+        ('finished', 3.0)
+
+    Note:
+        Programs are compiled once for the same `loss`, `optimizer`, metrics, average and rule, and
+        a model of the same form. These are compared as Python objects: make an optimizer once and
+        use it twice, rather than writing `optax.sgd(0.1)` twice.
+    """
     bound = _bound("model", model)
     chosen, history, state, messages = _train(
         None,
@@ -278,6 +377,7 @@ def fit(
         keep_best=keep_best,
         average=average,
         clip_norm=clip_norm,
+        record_norm=record_norm,
         epoch=epoch,
         remainder=remainder,
         start=start,
@@ -297,7 +397,55 @@ def fit_many(
     data: Any,
     **options: Any,
 ) -> Runs:
-    """Train many models in one program: `fit` under `vmap`."""
+    """Train many models side by side in one program: `fit` under `vmap`.
+
+    Sixteen learning rates are
+
+        fit_many(key, model, optax.sgd, rates, loss, data, num_epochs=10)
+
+    and sixteen initialisations are
+
+        fit_many(key, lambda key: MLP(widths, rngs=nnx.Rngs(key)), optimizer, keys, loss, data, ...)
+
+    Args:
+        keys: As the key of `fit`. One for all runs: they see the same batches and draw the same
+            numbers, so that they differ in their settings alone (and shuffling is done once). Or
+            one for each, shape `(runs,)`.
+        model: Where all runs start; or a function that makes the model of one run from its
+            setting. Models differ in their arrays only.
+        optimizer: Of all runs; or a function that makes the optimizer of one run from its setting.
+        settings: What the runs differ in: a pytree of arrays with a leading axis of runs. None, if
+            they differ in their keys only.
+        loss: As in `fit`.
+        data: As in `fit`, shared by all runs.
+        **options: As in `fit`. Every run is stopped, kept as best and guarded on its own: one that
+            has ended stays as it is, while the others go on. `num_epochs` must be given.
+
+    Returns:
+        All models, histories and states. Each run is what `fit` would give, to round-off.
+
+    Raises:
+        ValueError: `keys` and `settings` have no one leading axis, or as in `fit`.
+        TypeError: As in `fit`.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from flax import nnx
+        >>> from mlnotes_jax.foundations import losses
+        >>> from mlnotes_jax.training import loop
+        >>> x = jnp.linspace(-1.0, 1.0, 32).reshape(32, 1)
+        >>> line, rates = nnx.Linear(1, 1, rngs=nnx.Rngs(0)), jnp.array([0.5, 1e9])
+        >>> runs = loop.fit_many(
+        ...     jax.random.key(0), line, optax.sgd, rates, losses.mse, (x, 3 * x),
+        ...     num_epochs=30, batch_size=8,
+        ... )
+        >>> runs.status
+        ('finished', 'not finite')
+        >>> round(float(runs.model(0).kernel[0, 0]), 3)
+        3.0
+    """
     num_runs = _inputs.num_runs(keys, settings)
     if isinstance(model, nnx.Module | Bound):
         bound = _bound("model", model)
@@ -324,7 +472,33 @@ def fit_many(
 def evaluate(
     model: nnx.Module | Bound, data: Any, fns: Mapping[str, Fn] | Fn, *, batch_size: int = 256
 ) -> Any:
-    """Mean of functions of (outputs, targets) over a data set, in eval mode, batch by batch."""
+    """Take means over a data set, in eval mode, batch by batch.
+
+    Args:
+        model: A module or a `Bound`.
+        data: As in `fit`; a function is called with 0.
+        fns: A function of outputs and targets that returns a mean over rows, or several by name.
+        batch_size: Rows at a time. The last batch may be smaller; batches count by their rows, so
+            that the result is the mean over all rows, whatever the size.
+
+    Returns:
+        One scalar, or one for each name.
+
+    Raises:
+        ValueError: `data` is empty, not finite or of different lengths, or `batch_size` is less
+            than 1.
+        TypeError: `model` is no model, or `data` of another kind.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from mlnotes_jax.foundations import losses
+        >>> from mlnotes_jax.training import loop
+        >>> x = jnp.arange(5.0).reshape(5, 1)
+        >>> identity = loop.Bound({}, {}, lambda params, state, x, **mode: (x, state))
+        >>> float(loop.evaluate(identity, (x, jnp.zeros_like(x)), losses.mse, batch_size=2))
+        6.0
+    """
     params, state, apply = _bound("model", model)
     _checks.positive_int("batch_size", batch_size)
     named = {"": fns} if callable(fns) else dict(fns)
@@ -339,7 +513,27 @@ def evaluate(
 
 
 def predict(model: nnx.Module | Bound, x: PyTree, *, batch_size: int = 256) -> PyTree:
-    """Outputs of a model in eval mode, batch by batch."""
+    """Apply a model in eval mode, batch by batch.
+
+    Args:
+        model: A module or a `Bound`.
+        x: Inputs, an array or a pytree of arrays with one leading axis of rows.
+        batch_size: Rows at a time; the last batch may be smaller.
+
+    Returns:
+        Outputs of all rows, in order.
+
+    Raises:
+        ValueError: `x` is empty or its arrays differ in length, or `batch_size` is less than 1.
+        TypeError: `model` is no model.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from mlnotes_jax.training import loop
+        >>> loop.predict(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), jnp.ones((5, 3)), batch_size=2).shape
+        (5, 2)
+    """
     params, state, apply = _bound("model", model)
     _checks.positive_int("batch_size", batch_size)
     x = jax.tree.map(jnp.asarray, x)
@@ -359,6 +553,7 @@ class _Recipe(NamedTuple):
     metrics: tuple[tuple[str, Fn], ...]
     penalty: Callable[[PyTree], Array] | None
     average: averaging.Average | None
+    record_norm: bool
 
 
 def _step(
@@ -377,8 +572,11 @@ def _step(
         return value, (outputs, state)
 
     (value, (outputs, state)), grads = jax.value_and_grad(objective, has_aux=True)(walk.params)
-    norm = _norm(grads)
+    row = {"loss": value} | {name: fn(outputs, targets) for name, fn in recipe.metrics}
+    if recipe.record_norm:
+        row["grad_norm"] = _norm(grads)
     if clip_norm is not None:
+        norm = row["grad_norm"]
         factor = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
         grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
     updates, opt_state = _optimizer(recipe.optimizer, settings).update(
@@ -388,8 +586,6 @@ def _step(
     average = walk.average
     if recipe.average is not None:
         average = recipe.average.update(average, params)
-    row = {"loss": value, "grad_norm": norm}
-    row |= {name: fn(outputs, targets) for name, fn in recipe.metrics}
     walk = walk._replace(
         params=params, state=state, opt_state=opt_state, average=average, step=walk.step + 1
     )
@@ -436,7 +632,8 @@ def _finish(
     """Close an epoch: its means, the best parameters, the stopping rule, the guard."""
     share = sizes / sizes.sum()
     row = {name: (values * share.astype(values.dtype)).sum() for name, values in rows.items()}
-    row["grad_norm_max"] = rows["grad_norm"].max()
+    if "grad_norm" in rows:
+        row["grad_norm_max"] = rows["grad_norm"].max()
     row |= {f"validation_{name}": value for name, value in checked.items()}
 
     # Failed at the first loss that is not finite; or after the last update, which no loss has seen.
@@ -540,6 +737,7 @@ def _train(
     keep_best: bool,
     average: averaging.Average | None,
     clip_norm: Any,
+    record_norm: bool,
     epoch: str,
     remainder: Any,
     start: TrainState | None,
@@ -548,6 +746,11 @@ def _train(
 ) -> tuple[tuple[PyTree, PyTree], dict[str, np.ndarray], TrainState, list[str]]:
     """Epoch after epoch, of `num_runs` runs side by side, or of one where None."""
     # 1. What was passed in.
+    if num_runs is None and not isinstance(optimizer, optax.GradientTransformation):
+        kind = type(optimizer).__name__
+        raise TypeError(f"optimizer must be an optax.GradientTransformation, got {kind}")
+    for name, fn in {"loss": loss, "penalty": penalty, **(metrics or {})}.items():
+        _inputs.check_function(name, fn)
     _inputs.check_key("key", key, (0,) if num_runs is None else (0, 1))
     _checks.positive_int("num_epochs", num_epochs)
     _checks.positive_int("batch_size", batch_size)
@@ -581,7 +784,8 @@ def _train(
     lanes = "none" if num_runs is None else "own keys" if key.ndim else "one key"
     fns = tuple((metrics or {}).items())
     on_batches = fns if train_metrics or validation is None else ()
-    recipe = _Recipe(bound.apply, loss, optimizer, on_batches, penalty, average)
+    record_norm = record_norm or clip_norm is not None
+    recipe = _Recipe(bound.apply, loss, optimizer, on_batches, penalty, average, record_norm)
     plan = _Plan(
         recipe, lanes, (settings, clip_norm), train, batch_size, remainder, epoch == "scan"
     )

@@ -115,13 +115,13 @@ def test_processes_have_the_batches_of_one(num_rows, share, process_count, remai
     cut = functools.partial(
         loading.batch_indices, order, batch_size=batch_size, remainder=remainder
     )
-    whole = cut()
+    whole = jax.device_get(cut())
     parts = [cut(process_index=p, process_count=process_count) for p in range(process_count)]
     for name, axis in (("full", 1), ("mask", 1), ("rest", 0)):
         joined = np.concatenate([getattr(part, name) for part in parts], axis=axis)
         np.testing.assert_array_equal(joined, getattr(whole, name))
     # what counts is the order itself, up to its end or to the last full batch
-    counted = np.concatenate([whole.full[np.asarray(whole.mask)], whole.rest])
+    counted = np.concatenate([whole.full[whole.mask], whole.rest])
     wanted = order[: num_rows - rest] if remainder == "drop" else order
     np.testing.assert_array_equal(counted, wanted)
     assert whole.full.shape[1] == batch_size

@@ -676,7 +676,7 @@ folder, moment, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 renamed = False
 def watch(event, args):  # Python tells of a rename just before it happens
     global renamed
-    die = renamed and moment == "after"
+    die = renamed and moment == "after" and event != "os.kill"
     if event == "os.rename":
         old, new = map(str, args[:2])
         renamed = old.endswith(".part") and new.endswith(f"step_{at:08d}")

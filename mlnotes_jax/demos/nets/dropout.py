@@ -5,7 +5,7 @@ several starts, all in one program. Then masks are drawn for a trained network, 
 it says is compared with the one evaluation that stands for it.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,15 @@ class Problem(NamedTuple):
     x_test: Array
     y_test: Array
     source: datasets.Source
+
+
+class Data(NamedTuple):
+    """A `Problem` without words, for compiled functions."""
+
+    x_train: Array
+    y_train: Array
+    x_test: Array
+    y_test: Array
 
 
 class Result(NamedTuple):
@@ -150,7 +159,8 @@ def run(
     if num_masks < 4 or num_seeds < 1:
         raise ValueError(f"too few masks or starts: {num_masks} and {num_seeds}")
     split_key, train_key, mask_key = jax.random.split(key, 3)
-    data = problem(split_key, num_train=num_train)
+    *arrays, source = problem(split_key, num_train=num_train)
+    data = Data(*arrays)
     rates = jnp.array(RATES)
 
     seeds = jax.random.split(train_key, num_seeds)
@@ -168,13 +178,13 @@ def run(
     masks = tuple(4**i for i in range(12) if 4**i <= num_masks)
     size = np.sqrt(np.mean(np.square(evaluated)))
 
-    def distance(logits: Array) -> np.ndarray:
+    def distance(logits: np.ndarray) -> np.ndarray:
         means = np.cumsum(logits, axis=0)[np.array(masks) - 1] / np.array(masks).reshape(-1, 1, 1)
         return np.sqrt(np.square(means - np.asarray(evaluated)[None]).mean(axis=(1, 2))) / size
 
     chances = np.cumsum(jax.nn.softmax(both), axis=0)
     return Result(
-        source=data.source,
+        source=source,
         num_train=len(data.y_train),
         num_seeds=num_seeds,
         rates=RATES,
@@ -195,7 +205,7 @@ _OPTIMIZER = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 
 
 @jax.jit
-def _begin(seeds: Array) -> tuple[list[tuple[Array, Array]], optax.OptState]:
+def _begin(seeds: Array) -> Any:
     """The same starts for every rate: leading axes (rates, seeds)."""
     params = jax.vmap(start)(seeds)
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(RATES)), params)
@@ -208,16 +218,16 @@ def _train(
     opt_state: optax.OptState,
     seeds: Array,
     rates: Array,
-    data: Problem,
+    data: Data,
     point: int,
-) -> tuple[list[tuple[Array, Array]], optax.OptState]:
+) -> Any:
     """A few updates of all networks; `vmap` over the rates, too: they are traced."""
 
     def one(params, opt_state, seed, rate):
         def step(carry, key):
             params, opt_state = carry
             rows_key, *keys = jax.random.split(key, 3)
-            rows = jax.random.choice(rows_key, len(data.y_train), (BATCH,), replace=False)
+            rows = jax.random.randint(rows_key, (BATCH,), 0, len(data.y_train))
 
             def loss(params):
                 logits = network(params, data.x_train[rows], rate=rate, keys=tuple(keys))
@@ -234,7 +244,7 @@ def _train(
 
 
 @jax.jit
-def _curves(params: list[tuple[Array, Array]], data: Problem) -> tuple[Array, Array, Array]:
+def _curves(params: list[tuple[Array, Array]], data: Data) -> tuple[Array, Array, Array]:
     """Training loss, test loss and test accuracy, each (rates, seeds)."""
 
     def one(params):
@@ -249,7 +259,7 @@ def _curves(params: list[tuple[Array, Array]], data: Problem) -> tuple[Array, Ar
 
 
 def _draw(
-    key: Array, params: list[tuple[Array, Array]], rate: Array, data: Problem, num_masks: int
+    key: Array, params: list[tuple[Array, Array]], rate: Array, data: Data, num_masks: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Array]:
     """Logits for each mask of both layers, and of the last one; of evaluation; their deviation."""
     keys = jax.random.split(key, num_masks)
@@ -285,42 +295,49 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
     """The numbers behind the picture."""
     accuracy = result.accuracy
     seeds = accuracy.shape[1]
+    error = accuracy.std(axis=1, ddof=1) / seeds**0.5 if seeds > 1 else np.full(len(accuracy), 0.0)
+    learned: list[dict[str, object]] = [
+        {
+            "dropped": f"{rate:.0%}",
+            "training loss": float(result.train_loss[i, -1]),
+            "test loss": float(result.test_loss[i, -1]),
+            "test accuracy": f"{accuracy[i].mean():.1%}",
+            "standard error": f"{error[i]:.1%}",
+        }
+        for i, rate in enumerate(result.rates)
+    ]
+    averaged: list[dict[str, object]] = [
+        {
+            "masks": str(masks),
+            "last layer": f"{head:.4f}",
+            "by formula": f"{predicted:.4f}",
+            "both layers": f"{full:.4f}",
+            "test loss": f"{loss:.4f}",
+        }
+        for masks, head, predicted, full, (_, loss) in zip(
+            result.masks,
+            result.head_error,
+            result.head_predicted,
+            result.full_error,
+            result.ensemble,
+            strict=True,
+        )
+    ]
+    averaged.append(
+        {
+            "masks": "scaled",
+            "last layer": "0",
+            "by formula": "0",
+            "both layers": "0",
+            "test loss": f"{result.scaled[1]:.4f}",
+        }
+    )
+    few, updates = result.num_train, result.steps[-1]
     return {
-        f"Digits from {result.num_train} pictures, after {result.steps[-1]} updates, "
-        f"{seeds} starts": [
-            {
-                "dropped": f"{rate:.0%}",
-                "training loss": float(result.train_loss[i, -1]),
-                "test loss": float(result.test_loss[i, -1]),
-                "lowest test loss": float(result.test_loss[i].min()),
-                "test accuracy": f"{accuracy[i].mean():.1%}",
-                "standard error": f"{accuracy[i].std(ddof=1) / seeds**0.5:.1%}" if seeds > 1 else "",
-            }
-            for i, rate in enumerate(result.rates)
-        ],
-        f"Mean over masks against one evaluation, {result.rates[SHOWN]:.0%} dropped, 100 pictures": [
-            {
-                "masks": str(count),
-                "last layer: distance": f"{head:.4f}",
-                "predicted": f"{predicted:.4f}",
-                "both layers: distance": f"{full:.4f}",
-                "mean probabilities: loss": f"{loss:.4f}",
-            }
-            for count, head, predicted, full, (_, loss) in zip(
-                result.masks, result.head_error, result.head_predicted, result.full_error,
-                result.ensemble, strict=True,
-            )
-        ]
-        + [
-            {
-                "masks": "one evaluation",
-                "last layer: distance": "0",
-                "predicted": "0",
-                "both layers: distance": "0",
-                "mean probabilities: loss": f"{result.scaled[1]:.4f}",
-            }
-        ],
-    }  # fmt: skip
+        f"Digits from {few} pictures, {updates} updates, {seeds} starts": learned,
+        f"Mean over masks, {result.rates[SHOWN]:.0%} dropped: distance of the logits from those "
+        "of the scaled network, and loss of the mean probabilities": averaged,
+    }
 
 
 def plot(result: Result) -> "Figure":

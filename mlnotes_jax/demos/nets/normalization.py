@@ -94,10 +94,9 @@ class Network(nnx.Module):
     settings are numbers of the state, so that one compiled program serves all their values:
 
     Attributes:
-        bend: The activation is a sigmoid where true, else ReLU.
-        noise: In training, what comes into an activation is multiplied by a number around 1 and
-            shifted by one around 0, both drawn anew for each unit in each step; this is their
-            standard deviation.
+        sigmoid: The activation is a sigmoid where true, else ReLU.
+        noise: What comes into an activation is multiplied by $1 + a z_1$ and shifted by $a z_2$,
+            the same for all examples; this is $a$. The draws $z$ are passed with the input.
     """
 
     def __init__(
@@ -118,19 +117,19 @@ class Network(nnx.Module):
         self.place = place
         self.sigmoid = nnx.Variable(jnp.asarray(sigmoid))
         self.noise = nnx.Variable(jnp.asarray(noise, jnp.float32))
-        self.deterministic = False
-        self.stream = nnx.RngStream(rngs.dropout(), tag="dropout")
 
-    def __call__(self, x: Float[Array, "n d"]) -> tuple[Array, tuple[Array, ...]]:
+    def __call__(
+        self, x_and_z: tuple[Float[Array, "n d"], Float[Array, "layers 2 units"]]
+    ) -> tuple[Array, tuple[Array, ...]]:
         """Logits, and what comes into the activations."""
+        x, z = x_and_z
         seen = []
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(x)
             if self.place == "before":
                 x = self.norms[i](x)
-            if not self.deterministic:
-                scale, shift = self.noise[...] * jax.random.normal(self.stream(), (2, 1, x.shape[1]))
-                x = x * (1 + scale) + shift
+            scale, shift = self.noise[...] * z[i]
+            x = x * (1 + scale[None]) + shift[None]
             seen.append(x)
             x = jnp.where(self.sigmoid[...], activations.sigmoid(x), activations.relu(x))
             if self.place == "after":
@@ -286,19 +285,32 @@ def run(
     widths = (given.x.shape[1], *[WIDTH] * depth, 10)
     order = _order(order_key, len(given.y), num_epochs)
 
+    z = jax.random.normal(noise_key, (*order.shape[:2], depth, 2, WIDTH))
+
     def starts(kinds: list[Kind]) -> tuple[Any, Any]:
         """Parameters and states, stacked; the weights differ between kinds only in their scale."""
-        found = [loop.bind(_network(widths, kind, weight_key, noise_key))[:2] for kind in kinds]
+        found = [
+            loop.bind(
+                Network(
+                    widths,
+                    place=kind.place,
+                    sigmoid=kind.sigmoid,
+                    noise=kind.noise,
+                    rngs=nnx.Rngs(weight_key),
+                )
+            )[:2]
+            for kind in kinds
+        ]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
     sweeps: dict[str, Sweep] = {}
     for place in progress.track(PLACES, "learning rates"):
         kinds = [kind for kind in KINDS if kind.place == place]
-        found = _sweep(starts(kinds), given[:4], order, rates, _apply(widths, place))
+        found = _sweep(starts(kinds), given[:4], (order, z), rates, _apply(widths, place))
         sweeps |= _unstack(jax.block_until_ready(found), kinds)
 
-    repeats = -(-probe_steps // (order.shape[0] * order.shape[1]))
-    batches = jnp.tile(order.reshape(-1, order.shape[-1]), (repeats, 1))[:probe_steps]
+    steps = np.arange(probe_steps) % (order.shape[0] * order.shape[1])
+    batches = tuple(a.reshape(-1, *a.shape[2:])[steps] for a in (order, z))
     probes: dict[str, Probe] = {}
     for place in progress.track(PLACES[:2], "error surface"):
         kinds = [kind for kind in KINDS if kind.place == place and kind.name in PROBED]
@@ -314,11 +326,6 @@ def run(
         probe_rate=probe_rate,
         probes=probes,
     )
-
-
-def _network(widths: tuple[int, ...], kind: Kind, key: Array, noise_key: Array) -> Network:
-    rngs = nnx.Rngs(params=key, dropout=noise_key)
-    return Network(widths, place=kind.place, sigmoid=kind.sigmoid, noise=kind.noise, rngs=rngs)
 
 
 @functools.cache
@@ -343,8 +350,8 @@ def _order(key: Array, num_rows: int, num_epochs: int) -> Int[Array, "epochs bat
 def _objective(apply: Callable[..., Any]) -> Callable[..., Any]:
     """Map parameters, state and a batch to the loss; new state and inputs of layers beside it."""
 
-    def loss(params: Any, state: Any, x: Array, y: Array) -> tuple[Array, Any]:
-        (logits, seen), state = apply(params, state, x, train=True)
+    def loss(params: Any, state: Any, x: Array, y: Array, z: Array) -> tuple[Array, Any]:
+        (logits, seen), state = apply(params, state, (x, z), train=True)
         return losses.softmax_cross_entropy_with_integer_labels(logits, y), (state, seen)
 
     return loss
@@ -354,7 +361,7 @@ def _objective(apply: Callable[..., Any]) -> Callable[..., Any]:
 def _sweep(
     starts: tuple[Any, Any],
     data: tuple[Array, ...],
-    order: Array,
+    batches: tuple[Array, Array],
     rates: Array,
     apply: Callable[..., Any],
 ) -> Sweep:
@@ -363,17 +370,17 @@ def _sweep(
     slope = jax.value_and_grad(_objective(apply), has_aux=True)
 
     def train(start: tuple[Any, Any], rate: Array) -> Sweep:
-        def step(carry: Any, rows: Array) -> tuple[Any, Array]:
-            params, state = carry
-            (value, (state, _)), grad = slope(params, state, x[rows], y[rows])
+        def step(carry: Any, rows_and_z: tuple[Array, Array]) -> tuple[Any, Array]:
+            (params, state), (rows, z) = carry, rows_and_z
+            (value, (state, _)), grad = slope(params, state, x[rows], y[rows], z)
             return (jax.tree.map(lambda p, g: p - rate * g, params, grad), state), value
 
-        def epoch(carry: Any, batches: Array) -> tuple[Any, Array]:
+        def epoch(carry: Any, batches: tuple[Array, Array]) -> tuple[Any, Array]:
             carry, values = jax.lax.scan(step, carry, batches)
             return carry, values.mean()
 
-        (params, state), history = jax.lax.scan(epoch, start, order)
-        (logits, _), _ = apply(params, state, x_test)
+        (params, state), history = jax.lax.scan(epoch, start, batches)
+        (logits, _), _ = apply(params, state, (x_test, jnp.zeros_like(batches[1][0, 0])))
         return Sweep(history[-1], (logits.argmax(axis=1) == y_test).mean())
 
     return jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))(starts, rates)
@@ -395,7 +402,7 @@ def _lengths(rate: float, depth: int) -> Float[np.ndarray, "looks layers"]:
 def _probe(
     starts: tuple[Any, Any],
     data: tuple[Array, ...],
-    batches: Array,
+    batches: tuple[Array, Array],
     lengths: Array,
     apply: Callable[..., Any],
 ) -> Probe:
@@ -404,13 +411,13 @@ def _probe(
     slope = jax.value_and_grad(_objective(apply), has_aux=True)
     step_row = 1 + REACH.index(1.0)
 
-    def step(carry: Any, rows: Array) -> tuple[Any, Any]:
-        params, state = carry
+    def step(carry: Any, rows_and_z: tuple[Array, Array]) -> tuple[Any, Any]:
+        (params, state), (rows, z) = carry, rows_and_z
 
         def look(grad: Any, length_and_first: tuple[Array, Array]) -> tuple[Any, Any]:
             length, first = length_and_first
             there = _move(params, grad, length)
-            (value, (after, _)), new = slope(there, state, x[rows], y[rows])
+            (value, (after, _)), new = slope(there, state, x[rows], y[rows], z)
             grad = jax.tree.map(lambda old, new: jnp.where(first, new, old), grad, new)
             return grad, (value, after, new)
 
@@ -425,7 +432,7 @@ def _probe(
             _norm(change["layers"][i]["kernel"][many + i - 1]) / _norm(grad["layers"][i]["kernel"])
             for i in range(1, lengths.shape[1] - 1)
         ]
-        _, (_, seen) = _objective(apply)(params, state, x, y)  # all rows, the noise of this step
+        _, (_, seen) = _objective(apply)(params, state, x, y, z)  # all rows
         probe = Probe(
             loss=values[0],
             low=values[1:many].min(),

@@ -1,8 +1,8 @@
 """Deeper is worse, until shortcuts make it better: plain and residual networks on pictures.
 
 Four networks, shallow and deep, without and with shortcuts, are trained alike: by default, small
-ones on scikit-learn's digits. `--size narrow` takes CIFAR-10, averaged to 16 x 16 pixels, and networks
-of half the paper's width, for a CPU; `--size full` is the paper's experiment, for a GPU.
+ones on scikit-learn's digits. `--size narrow` takes CIFAR-10, averaged to 16 x 16 pixels, and
+networks of half the width, for a CPU; `--size full` is the experiment of the paper, for a GPU.
 """
 
 import functools
@@ -35,6 +35,7 @@ __all__ = [
     "Setting",
     "batches",
     "first_norms",
+    "name",
     "plot",
     "problem",
     "read_cifar10",
@@ -58,6 +59,7 @@ class Setting(NamedTuple):
         weight_decay: Of all parameters.
         augment: Whether training pictures are shifted by up to 4 pixels and mirrored.
         num_points: Points of a curve; each is the mean over as many updates as lie between two.
+        test: Whether to look at test pictures, too, which is one more program to compile.
     """
 
     depths: tuple[int, int]
@@ -69,13 +71,14 @@ class Setting(NamedTuple):
     weight_decay: float
     augment: bool
     num_points: int
+    test: bool
 
 
 #: `full` is section 4.2 of the paper: the rate is divided by ten after 32 000 and 48 000 updates.
 SETTINGS: dict[str, Setting] = {
-    "digits": Setting((8, 20), 8, 120, 32, 0.1, (0.7,), 0.0, False, 20),
-    "narrow": Setting((20, 56), 8, 1000, 128, 0.1, (0.8,), 1e-4, False, 40),
-    "full": Setting((20, 56), 16, 64_000, 128, 0.1, (0.5, 0.75), 1e-4, True, 160),
+    "digits": Setting((8, 20), 8, 120, 32, 0.1, (0.7,), 0.0, False, 20, False),
+    "narrow": Setting((20, 56), 8, 1000, 128, 0.1, (0.8,), 1e-4, False, 40, True),
+    "full": Setting((20, 56), 16, 64_000, 128, 0.1, (0.5, 0.75), 1e-4, True, 160, True),
 }
 
 
@@ -106,7 +109,8 @@ class Run(NamedTuple):
         steps: Updates done at those points, shape `(points,)`.
         norms: Norm of each convolution's gradient at the first update, from the input to the
             output, shape `(depth - 1,)`.
-        test_accuracy: Share of the test pictures that it gets right at the end.
+        test_accuracy: Share of the test pictures that it gets right at the end; None where the
+            setting says so.
     """
 
     depth: int
@@ -115,7 +119,7 @@ class Run(NamedTuple):
     loss: Array
     steps: Array
     norms: Array
-    test_accuracy: float
+    test_accuracy: float | None
 
 
 class Result(NamedTuple):
@@ -154,12 +158,12 @@ def problem(key: Key[Array, ""], *, size: Size = "digits", data_dir: Path | None
         parts = [(x[chosen], y[chosen]) for chosen in rows]
     else:
         parts = []
-        for part in ("train", "test"):
+        for part in ("test", "train"):
             data = read_cifar10(data_dir, part)
             x, source = data.x.astype(np.float32) / 255, data.source
             if size == "narrow":
                 x = x.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4))
-            parts.append((x, data.y))
+            parts.insert(0, (x, data.y))
     mean = parts[0][0].mean((0, 1, 2), dtype=np.float64).astype(np.float32)
     std = parts[0][0].std((0, 1, 2), dtype=np.float64).astype(np.float32)
     train, test = ((jnp.asarray((x - mean) / std), jnp.asarray(y)) for x, y in parts)
@@ -263,27 +267,22 @@ def _batch(
 
 
 class FirstNorms(NamedTuple):
-    """What `first_norms` remembers: the norm of every parameter's first gradient."""
+    """What `first_norms` remembers: updates so far, and a norm for each leaf of the parameters."""
 
     count: Array
-    norms: Any
+    norms: Array
 
 
 def first_norms() -> optax.GradientTransformation:
-    """Pass gradients on as they are, and remember the norms of the first."""
+    """Pass gradients on as they are, and remember the norms of the first ones."""
 
     def init(params: Any) -> FirstNorms:
-        return FirstNorms(
-            jnp.zeros((), jnp.int32), jax.tree.map(lambda p: jnp.zeros((), p.dtype), params)
-        )
+        return FirstNorms(jnp.zeros((), jnp.int32), jnp.zeros(len(jax.tree.leaves(params))))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, FirstNorms]:
         del params
-        norms = jax.tree.map(
-            lambda old, g: jnp.where(state.count == 0, jnp.linalg.norm(g.ravel()), old),
-            state.norms,
-            updates,
-        )
+        norms = jnp.stack([jnp.sqrt(jnp.vdot(g, g)) for g in jax.tree.leaves(updates)])
+        norms = jnp.where(state.count == 0, norms, state.norms)
         return updates, FirstNorms(state.count + 1, norms)
 
     return optax.GradientTransformation(init, update)
@@ -321,50 +320,69 @@ def run(
     )
     keys = jax.random.split(key, 3)
     data = problem(keys[0], size=size, data_dir=data_dir)
-    kinds = [(depth, plain) for depth in setting.depths for plain in (True, False)]
-    runs = tuple(
-        _train(keys[1], keys[2], data, setting, depth, plain)
-        for depth, plain in progress.track(kinds, "networks")
-    )
-    return Result(data.source, setting, runs)
+    pairs = [
+        _train(keys[1], keys[2], data, setting, depth)
+        for depth in progress.track(setting.depths, "depths")
+    ]
+    return Result(data.source, setting, tuple(run for pair in pairs for run in pair))
 
 
 def _train(
-    init_key: Array, key: Array, data: Problem, setting: Setting, depth: int, plain: bool
-) -> Run:
+    init_key: Array, key: Array, data: Problem, setting: Setting, depth: int
+) -> tuple[Run, Run]:
+    """Train the plain and the residual network of one depth: the same program, and the same start.
+
+    With shortcut A they have the same parameters, and differ in one number, the factor `skip` of the
+    shortcuts. It is part of the state, which `loop.fit` hands on as it is.
+    """
     model = resnet.cifar_resnet(
-        depth,
-        in_channels=data.x.shape[-1],
-        width=setting.width,
-        plain=plain,
-        rngs=nnx.Rngs(init_key),
+        depth, in_channels=data.x.shape[-1], width=setting.width, rngs=nnx.Rngs(init_key)
     )
+    graphdef, params, stats = nnx.split(model, nnx.Param, ...)
+    params, stats = nnx.as_pure(params), nnx.as_pure(stats)
+
+    def apply(
+        params: Any, state: Any, x: Array, *, key: Array | None = None, train: bool = False
+    ) -> tuple[Array, Any]:
+        del key  # nothing is drawn
+        module = nnx.merge(graphdef, params, state["stats"])
+        module.train() if train else module.eval()
+        logits = module(x, skip=state["skip"])
+        return logits, {**state, "stats": nnx.as_pure(nnx.split(module, nnx.Param, ...)[2])}
+
+    decay = [optax.add_decayed_weights(setting.weight_decay)] if setting.weight_decay else []
     optimizer = optax.chain(
-        first_norms(),
-        optax.add_decayed_weights(setting.weight_decay),
-        optax.sgd(functools.partial(_rate, setting), momentum=0.9),
+        first_norms(), *decay, optax.sgd(functools.partial(_rate, setting), momentum=0.9)
     )
     points = min(setting.num_points, setting.num_steps)
     chunk = setting.num_steps // points
-    trained = loop.fit(
-        key,
-        model,
-        optimizer,
-        losses.softmax_cross_entropy_with_integer_labels,
-        batches(key, data, batch_size=setting.batch_size, num_steps=chunk, augment=setting.augment),
-        num_epochs=points,
-    )
-    accuracy = loop.evaluate(trained.model, data.test, _accuracy, batch_size=500)
-    norms = trained.state.opt_state[0].norms
-    return Run(
-        depth=depth,
-        plain=plain,
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(trained.state.params)),
-        loss=jnp.asarray(trained.history["loss"]),
-        steps=chunk * jnp.arange(1, points + 1),
-        norms=_in_order(norms),
-        test_accuracy=float(accuracy),
-    )
+
+    def train(plain: bool) -> Run:
+        state = {"stats": stats, "skip": jnp.asarray(0.0 if plain else 1.0)}
+        trained = loop.fit(
+            key,
+            loop.Bound(params, state, apply),
+            optimizer,
+            losses.softmax_cross_entropy_with_integer_labels,
+            batches(
+                key, data, batch_size=setting.batch_size, num_steps=chunk, augment=setting.augment
+            ),
+            num_epochs=points,
+        )
+        accuracy = None
+        if setting.test:
+            accuracy = float(loop.evaluate(trained.model, data.test, _accuracy, batch_size=500))
+        return Run(
+            depth=depth,
+            plain=plain,
+            num_parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+            loss=jnp.asarray(trained.history["loss"]),
+            steps=chunk * jnp.arange(1, points + 1),
+            norms=_in_order(params, trained.state.opt_state[0].norms),
+            test_accuracy=accuracy,
+        )
+
+    return train(plain=True), train(plain=False)
 
 
 def _rate(setting: Setting, count: Any) -> Array:
@@ -379,37 +397,45 @@ def _accuracy(logits: Array, y: Array) -> Array:
     return (logits.argmax(-1) == y).mean(dtype=jnp.float32)
 
 
-def _in_order(norms: Any) -> Array:
-    """Norms of the 3x3 convolutions, from the input to the output."""
-    ordered = [norms["stem"]["conv"]["kernel"]]
-    for _, stage in sorted(norms["stages"].items()):
+def _in_order(params: Any, norms: Array) -> Array:
+    """Those of the 3x3 convolutions, from the input to the output."""
+    tree: Any = jax.tree.unflatten(jax.tree.structure(params), list(np.asarray(norms)))
+    ordered = [tree["stem"]["conv"]["kernel"]]
+    for _, stage in sorted(tree["stages"].items()):
         for _, block in sorted(stage.items()):
             ordered += [block["conv1"]["kernel"], block["conv2"]["kernel"]]
-    return jnp.stack(ordered)
+    return jnp.asarray(ordered)
 
 
 def tables(result: Result) -> dict[str, list[dict[str, object]]]:
     """The numbers behind the picture."""
-    return {
+    first: dict[str, list[dict[str, object]]] = {
         f"After {result.setting.num_steps} updates": [
             {
-                "network": f"{'plain' if run.plain else 'residual'}-{run.depth}",
+                "network": name(run),
                 "parameters": run.num_parameters,
                 "training loss": round(float(run.loss[-1]), 4),
-                "test accuracy": f"{run.test_accuracy:.1%}",
             }
+            | ({} if run.test_accuracy is None else {"test accuracy": f"{run.test_accuracy:.1%}"})
             for run in result.runs
-        ],
-        "Norm of the first gradient of a 3x3 kernel": [
+        ]
+    }
+    return first | {
+        "Norms of the first gradients of the 3x3 kernels": [
             {
-                "network": f"{'plain' if run.plain else 'residual'}-{run.depth}",
-                "first block": round(float(run.norms[1]), 4),
-                "last of stage 1": round(float(run.norms[(run.depth - 2) // 3]), 4),
-                "ratio": round(float(run.norms[1] / run.norms[(run.depth - 2) // 3]), 2),
+                "network": name(run),
+                "first": round(float(run.norms[0]), 4),
+                "last": round(float(run.norms[-1]), 4),
+                "first / last": round(float(run.norms[0] / run.norms[-1]), 1),
             }
             for run in result.runs
         ],
     }
+
+
+def name(run: Run) -> str:
+    """Name a network: `plain-20`."""
+    return f"{'plain' if run.plain else 'residual'}-{run.depth}"
 
 
 def plot(result: Result) -> "Figure":
@@ -421,8 +447,7 @@ def plot(result: Result) -> "Figure":
         for run in result.runs:
             deep = run.depth == max(result.setting.depths)
             color = figures.VERMILLION if run.plain else figures.BLUE
-            label = f"{'plain' if run.plain else 'residual'}-{run.depth}"
-            style = {"color": color, "linestyle": "-" if deep else "--", "label": label}
+            style = {"color": color, "linestyle": "-" if deep else "--", "label": name(run)}
             curves.plot(run.steps, run.loss, **style)
             gradients.semilogy(1 + np.arange(len(run.norms)), run.norms, **style)
         curves.set(xlabel="updates", ylabel="training loss", title="Without and with shortcuts")
