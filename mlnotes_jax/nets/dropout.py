@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
@@ -252,7 +253,7 @@ def linear_penalty(
             f"coef must have one weight for each column of x, got {coef.shape} for x {x.shape}"
         )
     _checks.not_empty("x", x)
-    wide = jnp.promote_types(jnp.promote_types(x.dtype, coef.dtype), jnp.float32)
+    wide = np.result_type(x.dtype, coef.dtype, np.float32)
     second_moment = jnp.square(x.astype(wide)).mean(axis=0)
     return variance(coef.astype(wide), rate=rate).dot(second_moment).astype(coef.dtype)
 
@@ -333,7 +334,7 @@ def _rate(rate: ArrayLike) -> Array:
     value = _checks.floating("rate", rate, ndim=0)
     if _checks.is_concrete(value) and not 0 <= float(value) < 1:
         raise ValueError(f"rate, the probability to drop, must be in [0, 1), got {float(value)}")
-    wide = jnp.promote_types(value.dtype, jnp.float32)
+    wide = np.promote_types(value.dtype, np.float32)
     return jax.lax.stop_gradient(value.astype(wide))
 
 

@@ -80,10 +80,10 @@ def check_key(name: str, key: Any, ndim: tuple[int, ...]) -> None:
 
 
 def check_function(name: str, fn: Any) -> None:
-    """Raise `TypeError` unless this is None, or can be called and be looked up in a cache."""
-    if fn is not None and not callable(fn):
+    """Raise `TypeError` unless this can be called, and be looked up in a cache."""
+    if not callable(fn):
         raise TypeError(f"{name} must be a function, got {type(fn).__name__}")
-    if fn is not None and not isinstance(fn, Hashable):
+    if not isinstance(fn, Hashable):
         raise TypeError(f"{name} must be hashable, as functions are, got {type(fn).__name__}")
 
 

@@ -750,7 +750,8 @@ def _train(
         kind = type(optimizer).__name__
         raise TypeError(f"optimizer must be an optax.GradientTransformation, got {kind}")
     for name, fn in {"loss": loss, "penalty": penalty, **(metrics or {})}.items():
-        _inputs.check_function(name, fn)
+        if fn is not None or name != "penalty":
+            _inputs.check_function(name, fn)
     _inputs.check_key("key", key, (0,) if num_runs is None else (0, 1))
     _checks.positive_int("num_epochs", num_epochs)
     _checks.positive_int("batch_size", batch_size)

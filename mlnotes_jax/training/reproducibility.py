@@ -405,11 +405,12 @@ def _compare(path: str, form: str, a: bytes, b: bytes) -> Difference:
     if dtype == np.bool_:
         return Difference(path, what, count, None, None)
     wide = np.complex128 if dtype.kind == "c" else np.float64
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):  # NaNs and infinities are what somebody may be looking for
         gaps = np.abs(x.astype(wide) - y.astype(wide))
+        ulps = _ulps(x, y, dtype)
     known = gaps[np.isfinite(gaps)]
     largest = float(known.max()) if len(known) else None
-    return Difference(path, what, count, largest, _ulps(x, y, dtype))
+    return Difference(path, what, count, largest, ulps)
 
 
 def _ulps(x: np.ndarray, y: np.ndarray, dtype: Any) -> int | None:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import multiprocessing
 import pickle
 import sys
 
@@ -40,6 +41,10 @@ class Rows:
     def __getitem__(self, index):
         self.asked.append(index)
         return {"x": self.x[index], "y": self.y[index]}
+
+
+def readers():
+    return [child for child in multiprocessing.active_children() if "grain" in child.name]
 
 
 def assert_same_batches(found, wanted):
@@ -239,9 +244,9 @@ def test_workers_take_turns_in_an_iterable_and_end_when_closed():
     )
     batches, wanted = plain(num_workers=2)(2), plain()(2)
     assert_same_batches(itertools.islice(batches, 5), itertools.islice(wanted, 5))
+    assert len(readers()) == 2
     batches.close()
-    with pytest.raises(StopIteration):
-        next(batches)
+    assert not readers()
 
 
 def test_a_mapped_file_is_sent_to_workers_by_name(tmp_path):

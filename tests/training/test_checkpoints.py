@@ -704,6 +704,8 @@ fresh = loop.TrainState(
 ballast = generator.normal(size=2**20)  # 8 MiB, so that writing takes time
 
 def on_epoch(state, row):
+    if moment == "outside" and state.epoch > at:
+        signal.pause()  # however late the other process looks, it is not too late
     checkpoints.save(folder, state.epoch, {"train": state, "ballast": ballast}, keep_last=2)
 
 start = checkpoints.resume(folder, {"train": fresh, "ballast": ballast})["train"]
@@ -745,8 +747,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(request, tmp_path):
     unbroken = start(tmp_path / "unbroken")
 
     # From outside, at a moment that chance decides: the save of step 2 has begun.
-    process = start(folder)
-    while not hidden(2) and process.poll() is None:
+    process = start(folder, "outside", 2)
+    while not hidden(2) and checkpoints.latest(folder) != 2 and process.poll() is None:
         time.sleep(0.0005)
     process.kill()
     assert output(process, -signal.SIGKILL) == ["0"]
