@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,11 @@ class Geometry(NamedTuple):
     groups: int
 
 
+def _compiled(*static: str) -> Any:
+    """Outside of any other program a function is one, compiled once for each set of numbers."""
+    return functools.partial(jax.jit, static_argnames=static, inline=True)
+
+
 def forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
     """The convolution, with JAX's own gradient."""
     return lax.conv_general_dilated(
@@ -63,6 +68,7 @@ def conv(x: Array, kernel: Array, geometry: Geometry) -> Array:
     return _primal(x, kernel, geometry)
 
 
+@_compiled("geometry")
 def _primal(x: Array, kernel: Array, geometry: Geometry) -> Array:
     stock = functools.partial(forward, geometry=geometry)
     if not _depthwise(kernel, geometry):
@@ -116,6 +122,7 @@ def _transposed_bwd(
 transposed.defvjp(_transposed_fwd, _transposed_bwd)
 
 
+@_compiled("space", "geometry")
 def input_gradient(g: Array, kernel: Array, space: tuple[int, ...], geometry: Geometry) -> Array:
     """The gradient with respect to `x`, whose size was `space`, of the sum of `g * conv(x)`."""
     channels = kernel.shape[-2] * geometry.groups
@@ -132,6 +139,7 @@ def input_gradient(g: Array, kernel: Array, space: tuple[int, ...], geometry: Ge
     return lax.platform_dependent(g, kernel, cpu=own, default=stock)
 
 
+@_compiled("window", "geometry")
 def kernel_gradient(x: Array, g: Array, window: tuple[int, ...], geometry: Geometry) -> Array:
     """The gradient with respect to the kernel of the sum of `g * conv(x)`."""
     shape = (*window, x.shape[-1] // geometry.groups, g.shape[-1])

@@ -15,7 +15,11 @@ from jaxtyping import Array
 
 __all__ = ["max_windows", "sum_windows"]
 
+# Outside of any other program each is one, compiled once for each set of numbers.
+_compiled = functools.partial(jax.jit, static_argnames=("window", "stride", "pads"), inline=True)
 
+
+@_compiled
 def sum_windows(
     x: Array, window: tuple[int, ...], stride: tuple[int, ...], pads: tuple[tuple[int, int], ...]
 ) -> Array:
@@ -29,6 +33,7 @@ def sum_windows(
     return x
 
 
+@_compiled
 def max_windows(
     x: Array, window: tuple[int, ...], stride: tuple[int, ...], pads: tuple[tuple[int, int], ...]
 ) -> Array:

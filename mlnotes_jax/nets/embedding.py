@@ -143,7 +143,8 @@ def windows(
 
     Raises:
         TypeError: `ids` are not integers, or a count is not one.
-        ValueError: `ids` is a scalar, or a count or `padding_id` is negative.
+        ValueError: `ids` is a scalar, a count or `padding_id` is negative, or `padding_id` does not
+            fit into the dtype of `ids`.
 
     Example:
         >>> from mlnotes_jax.nets import embedding
@@ -156,6 +157,8 @@ def windows(
     _checks.positive_int("before", before, least=0)
     _checks.positive_int("after", after, least=0)
     _checks.positive_int("padding_id", padding_id, least=0)
+    if padding_id > jnp.iinfo(ids.dtype).max:
+        raise ValueError(f"padding_id must fit into {ids.dtype}, got {padding_id}")
     edges = [(0, 0)] * (ids.ndim - 1) + [(before, after)]
     padded = jnp.pad(ids, edges, constant_values=padding_id)
     length = ids.shape[-1]

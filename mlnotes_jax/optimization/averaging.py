@@ -299,7 +299,7 @@ def snapshots(
         return AverageState(state.num_updates + 1, count, kept, state.dtypes, size)
 
     def value(state: AverageState) -> PyTree:
-        filled = jnp.arange(size) >= size - jnp.maximum(state.weight, 1)
+        filled = _filled(jnp.maximum(state.weight, 1), size)
 
         def average(kept: Array) -> Array:
             if not _averaged(kept):
@@ -337,7 +337,7 @@ def held(state: AverageState) -> Snapshots:
     """
     if not state.size:
         raise ValueError("state must be one of snapshots(...), got that of another average")
-    return Snapshots(state.mean, jnp.arange(state.size) >= state.size - state.weight)
+    return Snapshots(state.mean, _filled(state.weight, state.size))
 
 
 def half_life(decay: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
@@ -573,6 +573,10 @@ def _like(state: AverageState, params: PyTree) -> PyTree:
 
 def _taken(t: Array, start: Array, every: Array) -> Array:
     return (t >= start) & ((t - start) % every == 0)
+
+
+def _filled(count: Array, size: int) -> Array:
+    return jnp.arange(size, dtype=jnp.int32) >= size - count
 
 
 def _count(name: str, value: ArrayLike, *, least: int = 1) -> Array:

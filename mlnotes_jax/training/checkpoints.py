@@ -121,7 +121,8 @@ def save(
 
     Note:
         `orbax.checkpoint.CheckpointManager` is the choice for many processes or asynchronous
-        writing. It knows no checksums, and compares neither structure nor dtype on its own.
+        writing. By itself Orbax converts to the dtype that is asked for, and does not notice every
+        flipped bit.
     """
     if isinstance(step, jax.Array | np.ndarray):
         step = operator.index(np.asarray(step)[()])

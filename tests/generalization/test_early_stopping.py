@@ -325,6 +325,7 @@ def test_filter_beyond_the_best_rate_and_at_the_ends():
 def test_gradients_of_the_filters(x64):
     eigenvalues = jnp.array([0.01, 0.3, 0.9, 1.4])
 
+    @jax.jit
     def filters(eigenvalues, rate, penalty):
         descent = es.descent_filter(eigenvalues, learning_rate=rate, num_steps=7)
         exact = es.equivalent_penalty(eigenvalues, learning_rate=rate, num_steps=7)

@@ -25,13 +25,16 @@ def normal(shape, *, seed=0, dtype=np.float64):
 
 def own_conv(x, kernel, *, stride=1, padding=0, dilation=1, groups=1):
     """JAX's convolution of pictures, with plain numbers."""
-    pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+
+    def pair(value):
+        return (value, value) if isinstance(value, int) else value
+
     return lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
-        pads,
-        rhs_dilation=(dilation, dilation),
+        pair(stride),
+        [pair(pad) for pad in pair(padding)],
+        rhs_dilation=pair(dilation),
         feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
@@ -275,15 +278,13 @@ def test_memory_without_training_holds_two_layers():
 @pytest.mark.parametrize(
     ("keywords", "kernel"),
     [
-        ({}, (3, 3, 4, 6)),
-        ({"stride": 2, "padding": 1}, (3, 3, 4, 6)),
+        ({"padding": 1}, (3, 3, 4, 6)),
         ({"stride": (2, 3), "padding": ((0, 3), (2, 1)), "dilation": (2, 1)}, (3, 2, 4, 6)),
         ({"groups": 2, "padding": 2}, (5, 5, 2, 6)),
         ({"groups": 4, "padding": 1}, (3, 3, 1, 4)),  # depthwise
         ({"groups": 4, "padding": 1, "stride": 2, "dilation": 2}, (3, 2, 1, 4)),
         ({"groups": 4}, (3, 3, 1, 8)),  # two windows for each channel
-        ({}, (1, 1, 4, 6)),
-        ({"stride": 2}, (1, 1, 4, 6)),
+        ({"stride": (1, 2)}, (1, 1, 4, 6)),
         ({"stride": 3, "padding": 1}, (2, 3, 4, 6)),  # windows do not overlap
         ({"padding": 5}, (3, 3, 4, 6)),  # a frame wider than the window
         ({"stride": 4}, (3, 3, 4, 6)),  # pixels that no window sees
@@ -302,8 +303,8 @@ def test_gradients_equal_those_of_jax(x64, keywords, kernel):
     ours, peer = both(x, w)
     # Sums of at most a few hundred products in float64, in another order.
     chex.assert_trees_all_close(ours, peer, rtol=1e-12, atol=1e-12)
-    reference = cv.conv(x, w, gradient="jax", **keywords)
-    np.testing.assert_array_equal(peer[0], reference)
+    by_hand = own_conv(x, w, **keywords)
+    np.testing.assert_allclose(ours[0], by_hand, rtol=1e-12, atol=1e-12)
 
 
 @st.composite
@@ -329,7 +330,7 @@ def slides(draw):
     return (2, *space, groups * inputs), (*window, inputs, outputs), keywords
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(slides())
 def test_gradients_equal_those_of_jax_everywhere(slide):
     shape, kernel, keywords = slide
@@ -351,20 +352,21 @@ def test_gradients_equal_those_of_jax_everywhere(slide):
     ("keywords", "kernel"),
     [
         ({"stride": 2, "padding": 1, "groups": 2}, (3, 2, 1, 4)),
-        ({"dilation": 2}, (2, 2, 2, 2)),
         ({"stride": 2}, (2, 1, 2, 2)),
-        ({"groups": 2, "padding": 1}, (2, 2, 1, 2)),
+        ({"groups": 2, "padding": 1, "dilation": 2}, (2, 2, 1, 2)),
     ],
 )
 def test_gradients_against_finite_differences(x64, keywords, kernel):
     x, w, bias = normal((1, 5, 4, 2)), normal(kernel, seed=1), normal(kernel[-1:], seed=2)
 
+    @jax.jit
     def total(x, w, bias):
         return jnp.sin(cv.conv(x, w, bias=bias, **keywords)).sum()
 
     # Central differences with steps of 1e-5 in float64: errors of 1e-10.
     chex.assert_numerical_grads(total, (x, w, bias), order=1, eps=1e-5, atol=1e-7, modes=["rev"])
 
+    @jax.jit
     def back(y, w):
         return jnp.sin(cv.transposed_conv(y, w, **keywords)).sum()
 
@@ -380,20 +382,25 @@ def test_hessian_vector_products(x64, groups):
     def loss(w, gradient):
         return jnp.sin(cv.conv(x, w, padding=1, groups=groups, gradient=gradient)).sum()
 
-    def forward_over_reverse(gradient):
-        return jax.jvp(lambda w: jax.grad(loss)(w, gradient), (w,), (v,))[1]
+    @jax.jit
+    def products(w, v):
+        def forward_over_reverse(gradient):
+            return jax.jvp(lambda w: jax.grad(loss)(w, gradient), (w,), (v,))[1]
 
-    def reverse_over_reverse(gradient):
-        return jax.grad(lambda w: (jax.grad(loss)(w, gradient) * v).sum())(w)
+        twice = jax.grad(lambda w: (jax.grad(loss)(w, "auto") * v).sum())(w)
+        return forward_over_reverse("jax"), forward_over_reverse("auto"), twice
 
-    peer = forward_over_reverse("jax")
-    np.testing.assert_allclose(forward_over_reverse("auto"), peer, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(reverse_over_reverse("auto"), peer, rtol=1e-11, atol=1e-11)
+    peer, ahead, twice = products(w, v)
+    np.testing.assert_allclose(ahead, peer, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(twice, peer, rtol=1e-11, atol=1e-11)
 
 
 def test_forward_mode_needs_the_gradient_of_jax(x64):
     x, w = normal((5, 5, 1)), normal((2, 2, 1, 1), seed=1)
-    layer = cv.Conv(1, 1, 2, use_bias=False, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    ones = jax.nn.initializers.ones
+    layer = cv.Conv(
+        1, 1, 2, use_bias=False, kernel_init=ones, param_dtype=jnp.float64, rngs=nnx.Rngs(0)
+    )
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(layer, (x,), (x,))
     nnx.Sequential(layer).set_attributes(gradient="jax")
@@ -471,6 +478,7 @@ def test_batch_axes_and_vmap_equal_a_loop():
     np.testing.assert_allclose(jax.vmap(lambda p: cv.conv(p, w))(x), loop, rtol=1e-5, atol=1e-6)
     kernels = np.stack([w, -w, 2 * w])
 
+    @jax.jit
     def gradient(w, x):
         return jax.grad(lambda w: jnp.sin(cv.conv(x, w)).sum())(w)
 
@@ -489,7 +497,7 @@ def test_patches_make_a_convolution_a_product(x64):
     )
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(slides())
 def test_transposed_convolution_is_the_adjoint(slide):
     shape, kernel, keywords = slide
@@ -589,9 +597,11 @@ def test_transposed_equals_pytorch(torch, x64, keywords, inputs, outputs):
     np.testing.assert_allclose(
         ours, np.moveaxis(peer.detach().numpy(), 1, -1), rtol=1e-10, atol=1e-12
     )
-    by_x, by_w = jax.grad(
-        lambda x, w: jnp.sin(cv.transposed_conv(x, w, bias=bias, **keywords)).sum(), (0, 1)
-    )(x, w)
+
+    def total(x, w):
+        return jnp.sin(cv.transposed_conv(x, w, bias=bias, **keywords)).sum()
+
+    by_x, by_w = jax.jit(jax.grad(total, (0, 1)))(x, w)
     np.testing.assert_allclose(by_x, np.moveaxis(tx.grad.numpy(), 1, -1), rtol=1e-9, atol=1e-12)
     expected = np.transpose(tw.grad.numpy(), (2, 3, 1, 0))
     np.testing.assert_allclose(by_w, expected, rtol=1e-9, atol=1e-12)
@@ -612,32 +622,44 @@ def test_padding_modes_equal_pytorch(torch):
 
 @pytest.mark.parametrize(
     ("window", "stride", "padding"),
-    [(2, None, 0), (3, 2, 1), (3, 1, 1), ((2, 3), (3, 1), (1, 0)), (2, 3, 0), (1, 2, 0), (1, 1, 0)],
+    [(2, None, 0), (3, 2, 1), ((2, 3), (3, 1), (1, 0)), (1, 2, 0)],
 )
 def test_pooling_equals_pytorch_ties_included(torch, window, stride, padding):
     # Small whole numbers: most windows hold their maximum more than once.
     x = np.random.default_rng(0).integers(0, 3, (2, 9, 8, 3)).astype(np.float32)
     keywords = {"stride": stride, "padding": padding}
 
-    def check(ours, peer):
-        tx = torch.tensor(np.moveaxis(x, -1, 1)).requires_grad_()
-        out = peer(tx, window, **keywords)
-        weights = torch.arange(out.numel(), dtype=out.dtype).reshape(out.shape)
-        (out * weights).sum().backward()
-        y, back = jax.vjp(lambda x: ours(x, window, **keywords), x)
-        np.testing.assert_allclose(y, np.moveaxis(out.detach().numpy(), 1, -1), rtol=1e-6)
-        (by_x,) = back(jnp.asarray(np.moveaxis(weights.numpy(), 1, -1)))
-        # Sums of at most nine of the weights, float32.
-        np.testing.assert_allclose(by_x, np.moveaxis(tx.grad.numpy(), 1, -1), rtol=1e-5)
-
     f = torch.nn.functional
-    check(cv.max_pool, f.max_pool2d)
-    check(cv.min_pool, lambda x, *a, **k: -f.max_pool2d(-x, *a, **k))
-    check(cv.average_pool, f.avg_pool2d)
-    check(
-        functools.partial(cv.average_pool, count_padding=False),
-        functools.partial(f.avg_pool2d, count_include_pad=False),
-    )
+    pairs = {
+        "max": (cv.max_pool, f.max_pool2d),
+        "min": (cv.min_pool, lambda x, *a, **k: -f.max_pool2d(-x, *a, **k)),
+        "average": (cv.average_pool, f.avg_pool2d),
+        "inside": (
+            functools.partial(cv.average_pool, count_padding=False),
+            functools.partial(f.avg_pool2d, count_include_pad=False),
+        ),
+    }
+
+    @jax.jit
+    def ours(x, weights):
+        def both(pool):
+            y, back = jax.vjp(lambda x: pool(x, window, **keywords), x)
+            return y, back(weights)[0]
+
+        return {name: both(pool) for name, (pool, _) in pairs.items()}
+
+    def peer(pool):
+        tx = torch.tensor(np.moveaxis(x, -1, 1)).requires_grad_()
+        out = pool(tx, window, **keywords)
+        out.backward(torch.tensor(np.moveaxis(weights, -1, 1)))
+        return [np.moveaxis(array.numpy(), 1, -1) for array in (out.detach(), tx.grad)]
+
+    size = cv.output_size((9, 8), window, stride=stride or window, padding=padding)
+    weights = np.arange(2 * 3 * math.prod(size), dtype=np.float32).reshape(2, *size, 3)
+    for name, results in ours(x, weights).items():
+        for result, expected in zip(results, peer(pairs[name][1]), strict=True):
+            # Sums of at most nine weights, float32.
+            np.testing.assert_allclose(result, expected, rtol=1e-5, err_msg=name)
 
 
 # --- Pooling --------------------------------------------------------------------------------------
@@ -646,18 +668,18 @@ def test_pooling_equals_pytorch_ties_included(torch, window, stride, padding):
 @pytest.mark.parametrize(("window", "stride"), [(2, 2), (3, 1), (2, 1)])
 def test_the_first_maximum_has_the_whole_gradient(window, stride):
     x = jnp.zeros((4, 4, 1))
-    (by_x,) = jax.vjp(lambda x: cv.max_pool(x, window, stride=stride), x)[1](
-        jnp.ones(cv.max_pool(x, window, stride=stride).shape)
-    )
+    by_x = jax.jit(jax.grad(lambda x: cv.max_pool(x, window, stride=stride).sum()))(x)
     stops = range(0, 4 - window + 1, stride)
     expected = np.zeros((4, 4))
     for i, j in itertools.product(stops, stops):
         expected[i, j] = 1  # the top left corner of each window
     np.testing.assert_array_equal(by_x[..., 0], expected)
-    # In reading order: (0, 1) comes before (1, 0).
+
+
+def test_first_is_meant_in_reading_order():
     pair = jnp.array([[0.0, 5.0], [5.0, 5.0]])[..., None]
     for pool, sign in ((cv.max_pool, 1), (cv.min_pool, -1)):
-        by_pair = jax.grad(lambda x, p=pool: p(x, 2).sum())(sign * pair)
+        by_pair = jax.jit(jax.grad(lambda x, p=pool: p(x, 2).sum()))(sign * pair)
         np.testing.assert_array_equal(by_pair[..., 0], [[0, 1], [0, 0]])
 
 
@@ -699,20 +721,23 @@ def test_pooling_equals_reduce_window(window, stride, padding, height, width):
     assert ours[0].shape[:2] == cv.output_size((height, width), window, **keywords)
 
 
-@pytest.mark.parametrize("pool", [cv.max_pool, cv.min_pool, cv.average_pool])
+@pytest.mark.parametrize("pool", [cv.max_pool, cv.average_pool])
 def test_pooling_gradients_both_ways(x64, pool):
     x = normal((1, 5, 6, 2))  # no ties: differentiable
     for window, stride, padding in ((2, None, 0), (3, 2, 1)):
 
+        @jax.jit
         def total(x, window=window, stride=stride, padding=padding):
             return jnp.sin(pool(x, window, stride=stride, padding=padding)).sum()
 
         chex.assert_numerical_grads(total, (x,), order=1, eps=1e-6, atol=1e-6)
         ahead = jax.jvp(total, (x,), (jnp.cos(x),))[1]
         np.testing.assert_allclose(ahead, (jax.grad(total)(x) * jnp.cos(x)).sum(), rtol=1e-11)
-    jitted = jax.jit(chex.assert_max_traces(lambda x: pool(x, 2), n=1))
+    traces = []
+    jitted = jax.jit(lambda x: traces.append(1) or pool(x, 2))
     np.testing.assert_allclose(jitted(x), pool(x, 2), rtol=1e-12)
     np.testing.assert_allclose(jitted(x + 1), pool(x + 1, 2), rtol=1e-12)
+    assert len(traces) == 1
     np.testing.assert_allclose(jax.vmap(lambda one: pool(one, 2))(x), pool(x, 2), rtol=1e-12)
 
 
@@ -726,15 +751,15 @@ def test_not_a_number_wins():
 
 
 def test_module_is_the_function_with_its_parameters():
-    layer = cv.Conv(4, 6, (3, 2), stride=2, padding="same", groups=2, rngs=nnx.Rngs(0))
+    ramp = jax.nn.initializers.constant(np.arange(72.0, dtype=np.float32).reshape(3, 2, 2, 6))
+    options = {"stride": 2, "padding": "same", "groups": 2}
+    layer = cv.Conv(4, 6, (3, 2), kernel_init=ramp, **options, rngs=nnx.Rngs(0))
     assert layer.kernel[...].shape == (3, 2, 2, 6)
     assert layer.bias is not None
     assert not layer.bias[...].any()
     x = normal((2, 7, 8, 4), dtype=np.float32)
     layer.bias[...] = jnp.arange(6.0)
-    expected = cv.conv(
-        x, layer.kernel[...], bias=jnp.arange(6.0), stride=2, padding="same", groups=2
-    )
+    expected = cv.conv(x, layer.kernel[...], bias=jnp.arange(6.0), **options)
     np.testing.assert_array_equal(layer(x), expected)
 
     params, rest = nnx.split(layer, nnx.Param)[1], nnx.split(layer, nnx.Param, ...)[2:]
@@ -743,7 +768,10 @@ def test_module_is_the_function_with_its_parameters():
     gradients = jax.jit(jax.grad(lambda layer, x: jnp.square(layer(x)).sum()))(layer, x)
     assert gradients.kernel[...].shape == layer.kernel[...].shape
 
-    up = cv.TransposedConv(6, 4, 4, stride=2, padding=1, use_bias=False, rngs=nnx.Rngs(1))
+    ones = jax.nn.initializers.ones
+    up = cv.TransposedConv(
+        6, 4, 4, stride=2, padding=1, use_bias=False, kernel_init=ones, rngs=nnx.Rngs(1)
+    )
     assert up.bias is None
     y = normal((2, 3, 3, 6), dtype=np.float32)
     expected = cv.transposed_conv(y, up.kernel[...], stride=2, padding=1)
@@ -752,28 +780,28 @@ def test_module_is_the_function_with_its_parameters():
 
 
 def test_weights_start_by_the_rules():
-    he = cv.Conv(32, 64, 3, groups=2, rngs=nnx.Rngs(0)).kernel[...]
+    # All of one shape, which is compiled once.
+    he = cv.Conv(32, 64, 3, groups=2, use_bias=False, rngs=nnx.Rngs(0)).kernel[...]
     # 9216 numbers: their standard deviation is known to 0.8 %, four times that is allowed.
     np.testing.assert_allclose(he.std(), math.sqrt(2 / (9 * 16)), rtol=0.03)
-    up = cv.TransposedConv(32, 64, 3, rngs=nnx.Rngs(0)).kernel[...]
+    up = cv.TransposedConv(64, 32, 3, groups=2, use_bias=False, rngs=nnx.Rngs(0)).kernel[...]
     np.testing.assert_allclose(up.std(), math.sqrt(2 / (9 * 32)), rtol=0.03)
-    layer = cv.Conv(16, 64, 3, kernel_init="pytorch", rngs=nnx.Rngs(0))
-    bound = 1 / math.sqrt(9 * 16)
-    assert layer.bias is not None
-    for values in (layer.kernel[...], layer.bias[...]):
-        assert 0.9 * bound < jnp.abs(values).max() <= bound
     half = cv.Conv(2, 2, 1, kernel_init=jax.nn.initializers.ones, rngs=nnx.Rngs(0),
                    param_dtype=jnp.bfloat16)  # fmt: skip
     assert half.kernel[...].dtype == half.bias[...].dtype == jnp.bfloat16
     assert (half.kernel[...] == 1).all()
 
 
-def test_pytorch_layers_start_within_the_same_bounds(torch):
-    ours = cv.TransposedConv(8, 32, 3, kernel_init="pytorch", rngs=nnx.Rngs(0))
-    peer = torch.nn.ConvTranspose2d(8, 32, 3)
-    bound = 1 / math.sqrt(9 * 32)
-    for values in (ours.kernel[...], peer.weight.detach().numpy()):
-        assert 0.97 * bound < abs(np.asarray(values)).max() <= bound
+def test_pytorch_rule_is_that_of_pytorch(torch):
+    ours = cv.Conv(16, 64, 3, kernel_init="pytorch", rngs=nnx.Rngs(0))
+    back = cv.TransposedConv(64, 16, 3, kernel_init="pytorch", rngs=nnx.Rngs(1))
+    bound = 1 / math.sqrt(9 * 16)
+    peers = torch.nn.Conv2d(16, 64, 3), torch.nn.ConvTranspose2d(64, 16, 3)
+    for layer, peer in zip((ours, back), peers, strict=True):
+        for values, theirs in ((layer.kernel[...], peer.weight), (layer.bias[...], peer.bias)):
+            # The largest of 16 uniform numbers is below 0.6 of the bound with probability 3e-4.
+            for each in (values, theirs.detach().numpy()):
+                assert 0.6 * bound < abs(np.asarray(each)).max() <= bound
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -781,16 +809,16 @@ def test_pytorch_layers_start_within_the_same_bounds(torch):
 
 def test_channels_first_is_recognised():
     w = jnp.ones((3, 3, 3, 8))
-    nchw = jnp.zeros((4, 3, 32, 30))
+    nchw = np.zeros((4, 3, 32, 30), np.float32)
     message = (
         "x must have its 3 channels on the last axis, got shape (4, 3, 32, 30), which looks like "
         "channels first (NCHW): use jnp.moveaxis(x, -3, -1), of shape (4, 32, 30, 3)"
     )
-    layer = cv.Conv(3, 8, 3, rngs=nnx.Rngs(0))
+    layer = cv.Conv(3, 8, 3, kernel_init=jax.nn.initializers.zeros, rngs=nnx.Rngs(0))
     for call in (lambda: cv.conv(nchw, w), lambda: layer(nchw), lambda: jax.jit(layer)(nchw)):
         with pytest.raises(ValueError, match=re.escape(message)):
             call()
-    layer(jnp.moveaxis(nchw, -3, -1))
+    assert jax.eval_shape(layer, jnp.moveaxis(nchw, -3, -1)).shape == (4, 30, 28, 8)
     with pytest.raises(ValueError, match=r"channels first \(NCHW\)"):
         cv.conv(jnp.zeros((3, 32, 30)), w)
     with pytest.raises(ValueError, match=r"got shape \(4, 32, 30, 1\)$"):
@@ -870,8 +898,40 @@ def test_bad_types(message, call):
 # --- The page's claims ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [0])
-def test_demo(key):
-    result = demo.run(jax.random.key(key), quick=True)
-    assert demo.tables(result)
-    assert demo.plot(result) is not None
+@pytest.fixture(scope="module")
+def result():
+    return demo.run(jax.random.key(0), quick=True)
+
+
+def test_demo_filters_a_photograph(result):
+    assert result.picture.shape == (106, 160, 3)
+    assert result.responses.shape == (106, 160, 5)
+    # Where the brightness does not change there is no edge: the sky; the temple has many.
+    sky, temple = result.edges[2:12, 100:140], result.edges[40:80, 25:85]
+    assert temple.mean() > 10 * sky.mean()
+    assert result.pooled.shape == (13, 20)
+    by_hand = np.asarray(result.edges)[:104].reshape(13, 8, 20, 8).max(axis=(1, 3))
+    np.testing.assert_array_equal(result.pooled, by_hand)
+    # The window for edges from left to right, by hand at one pixel.
+    part = np.asarray(result.brightness)[49:52, 29:32]
+    np.testing.assert_allclose(
+        result.responses[50, 30, 0], (part * np.array(demo.FILTERS["edges left to right"])).sum(),
+        rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_demo_finds_the_filters_in_noise(result):
+    # Descent ends where float32 cannot tell the losses apart.
+    np.testing.assert_allclose(result.learned, result.kernel, atol=1e-5)
+    assert result.loss[-1] < 1e-9 * result.loss[0]
+
+
+def test_demo_counts_the_notes_network(result):
+    assert sum(row.parameters for row in result.costs) == 12_833_803
+    momentum, adam, prediction = result.memory
+    assert adam.parameters - momentum.parameters == 4 * 12_833_803
+    assert prediction.total < momentum.total
+    for rows in demo.tables(result).values():
+        assert rows
+    figure = demo.plot(result)
+    assert len(figure.axes) == 8

@@ -17,6 +17,9 @@ from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import resnet
 from mlnotes_jax.training import loop
 
+# Compiled without optimization: the same operations, in half the time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def torch_resnet(torch, num_blocks, kind, **options):
     """A ResNet in PyTorch with torchvision's names and forward pass, and its kin.
@@ -166,23 +169,24 @@ def test_parameter_counts_are_the_published_ones(make, published):
 def test_parameter_counts_of_the_cifar_kind(depth, exact, published):
     assert count(lambda rngs: resnet.cifar_resnet(depth, rngs=rngs)) == exact
     assert f"{exact / 1e6:.2f}" == published
-    assert count(lambda rngs: resnet.cifar_resnet(depth, plain=True, rngs=rngs)) == exact
+
+
+def test_plain_twins_and_projections_in_the_cifar_kind():
+    assert count(lambda rngs: resnet.cifar_resnet(20, plain=True, rngs=rngs)) == 269_722
     # Two projections: 16 x 32 and 32 x 64, with a scale and a bias for each channel.
     two = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-    assert count(lambda rngs: resnet.cifar_resnet(depth, shortcut="B", rngs=rngs)) == exact + two
+    assert count(lambda rngs: resnet.cifar_resnet(20, shortcut="B", rngs=rngs)) == 269_722 + two
 
 
-def test_depth_counts_layers_with_weights():
-    for depth, block, per_block in (
-        (20, "basic", 2),
-        (29, "bottleneck", 3),
-        (14, "preactivation", 2),
-    ):
-        model = nnx.eval_shape(
-            lambda: resnet.cifar_resnet(depth, block=block, width=2, rngs=nnx.Rngs(0))
-        )
-        blocks = sum(len(stage) for stage in model.stages)
-        assert per_block * blocks + 2 == depth
+@pytest.mark.parametrize(
+    ("depth", "block", "per_block"),
+    [(20, "basic", 2), (29, "bottleneck", 3), (14, "preactivation", 2)],
+)
+def test_depth_counts_layers_with_weights(depth, block, per_block):
+    model = nnx.eval_shape(
+        lambda: resnet.cifar_resnet(depth, block=block, width=2, rngs=nnx.Rngs(0))
+    )
+    assert per_block * sum(len(stage) for stage in model.stages) + 2 == depth
 
 
 @settings(deadline=None, max_examples=10)
@@ -248,8 +252,7 @@ def agree(torch, case, dtype, bound, tmp_path):
     x = rng.normal(size=(4, side, side, 3)).astype(dtype)
     y = np.array([0, 3, 2, 4])
 
-    # Compiled without optimization: half the time, and the same operations.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jit
     def work(params, state, x, y):
         def objective(params, x, train):
             logits, new = apply(params, state, x, train=train)
@@ -290,10 +293,9 @@ def agree(torch, case, dtype, bound, tmp_path):
             chex.assert_trees_all_equal(new, state)
 
 
-@pytest.mark.parametrize("case", ["resnet18's", "resnet50's"])
-def test_agrees_with_torch(torch, case, tmp_path):
-    # float32: sums of up to 500 products, through up to ten layers
-    agree(torch, case, "float32", 1e-4, tmp_path)
+def test_agrees_with_torch(torch, tmp_path):
+    # float32: sums of up to 150 products, through six layers
+    agree(torch, "resnet18's", "float32", 1e-4, tmp_path)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -306,14 +308,14 @@ def test_agrees_with_torch_in_float64(torch, x64, case, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return resnet.ResNet([1, 1], width=2, stem="cifar", num_classes=3, rngs=nnx.Rngs(0))
+    return resnet.ResNet([1], width=2, stem="cifar", num_classes=3, rngs=nnx.Rngs(0))
 
 
 def test_jit_vmap_and_eager_agree_and_compile_once(tiny):
     params, state, apply = loop.bind(tiny)
     traced = 0
 
-    @jax.jit
+    @jit
     def logits(params, state, x):
         nonlocal traced
         traced += 1
@@ -336,29 +338,27 @@ def test_jit_vmap_and_eager_agree_and_compile_once(tiny):
         np.testing.assert_allclose(one, logits(own, state, x), rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_through_a_block_against_finite_differences(x64):
-    for kind in (resnet.BasicBlock, resnet.PreActivationBlock):
-        block = kind(2, 3, stride=2, shortcut="A", rngs=nnx.Rngs(0))
-        params, state, apply = loop.bind(block)
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-        x = np.random.default_rng(0).normal(size=(3, 4, 4, 2))
-        weights = np.random.default_rng(1).normal(size=(3, 2, 2, 3))
+@pytest.mark.parametrize("kind", [resnet.BasicBlock, resnet.PreActivationBlock])
+def test_gradient_through_a_block_against_finite_differences(x64, kind):
+    params, state, apply = loop.bind(kind(2, 3, stride=2, shortcut="A", rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(3, 4, 4, 2)), rng.normal(size=(3, 2, 2, 3))
+    at = (jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params), jnp.asarray(x))
+    way = jax.tree.map(lambda leaf: 1e-6 * rng.normal(size=leaf.shape), at)
 
-        @jax.jit
-        def value(params, x):
-            return (apply(params, state, x, train=True)[0] * weights).sum()
+    @jit
+    @jax.value_and_grad
+    def value(at):
+        return (apply(at[0], state, at[1], train=True)[0] * weights).sum()
 
-        # Central differences of step 1e-6: error about 1e-9, if no ReLU is within a step of zero.
-        gradient = jax.jit(jax.grad(value, argnums=(0, 1)))(params, x)
-        rng = np.random.default_rng(2)
-        way = jax.tree.map(lambda leaf: 1e-6 * rng.normal(size=leaf.shape), (params, x))
-        ends = [jax.tree.map(lambda a, d: a + s * d, (params, x), way) for s in (1, -1)]
-        slope = (value(*ends[0]) - value(*ends[1])) / 2
-        products = jax.tree.map(lambda g, d: (g * d).sum(), gradient, way)
-        np.testing.assert_allclose(slope, sum(jax.tree.leaves(products)), rtol=1e-5)
+    _, gradient = value(at)
+    ahead, behind = (value(jax.tree.map(op, at, way))[0] for op in (jnp.add, jnp.subtract))
+    predicted = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), gradient, way)))
+    # Central differences with step 1e-6: 1e-9 from rounding, as long as no ReLU is at its kink.
+    np.testing.assert_allclose((ahead - behind) / 2, predicted, rtol=1e-5)
 
 
-def test_skip_of_one_and_zero_are_the_network_and_its_twin(tiny):
+def test_skip_of_one_and_zero_are_the_network_and_its_twin():
     model = small(shortcut="A")
     twin = nnx.merge(
         nnx.split(small(shortcut="A", plain=True))[0], nnx.split(model)[1]
@@ -458,12 +458,13 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded(tmp_path):
     )
     # Of a file for quite another network, the list is cut and counted.
     text = refused(lambda a: [a.pop(name) for name in list(a)[:-1]])
-    assert "; and 27 more" in text and text.count("weight") + text.count("running") < 12  # noqa: PT018
+    assert text.count(";") == 8
+    assert text.endswith(f"; and {len(good) - 1 - 8} more")
 
 
 def test_files_that_are_none(tmp_path):
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(FileNotFoundError, match="weights.safetensors is no file"):
+    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors is no file"):
         resnet.load_torchvision(small(), path)
     resnet.save_torchvision(small(), path)
     whole = path.read_bytes()
@@ -477,7 +478,8 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_frozen_parts_stay_bit_for_bit():
-    model = resnet.freeze(small(block="basic", shortcut="B"), ["stage2", "stem", "stem"])
+    model = resnet.ResNet([1, 1], width=2, stem="cifar", num_classes=3, rngs=nnx.Rngs(0))
+    model = resnet.freeze(model, ["stage2", "stem", "stem"])
     assert model.frozen == ("stem", "stage2")
     optimizer = optax.multi_transform(
         {"trained": optax.sgd(0.1, momentum=0.9), "frozen": optax.set_to_zero()},
@@ -543,7 +545,7 @@ def test_train_mode_reaches_all_but_the_frozen_parts():
     [
         ({"depth": 21}, r"depth must be 6n \+ 2 .* got 21"),
         ({"depth": 2}, r"depth must be 6n \+ 2 .* got 2"),
-        ({"depth": 20, "block": "bottleneck"}, r"depth must be 9n \+ 2"),
+        ({"depth": 14, "block": "bottleneck"}, r"depth must be 9n \+ 2"),
         ({"block": "wide"}, "block must be one of 'basic', 'bottleneck', 'preactivation', got"),
         ({"shortcut": "D"}, "shortcut must be one of 'A', 'B', 'C', got 'D'"),
         ({"width": 0}, "width must be at least 1, got 0"),
@@ -571,10 +573,8 @@ def test_bad_pictures(tiny):
 
 
 def test_bad_parts(tiny):
-    with pytest.raises(
-        ValueError, match="stages must be one of 'stem', 'stage1', 'stage2', 'head'"
-    ):
-        resnet.freeze(tiny, ["stage3"])
+    with pytest.raises(ValueError, match="stages must be one of 'stem', 'stage1', 'head'"):
+        resnet.freeze(tiny, ["stage2"])
     with pytest.raises(TypeError, match="stages must be a list of names, got the string 'stem'"):
         resnet.freeze(tiny, "stem")
 
@@ -638,7 +638,7 @@ def test_demo_reads_both_forms_of_cifar10(tmp_path):
     assert data.class_names[3] == "cat"
 
     (tmp_path / "test_lables.json").write_text(str(y[:-1].tolist()))
-    with pytest.raises(ValueError, match="test_lables.json"):
+    with pytest.raises(ValueError, match=r"test_lables\.json"):
         demo.read_cifar10(tmp_path, "test")
     image.resize((32, 32)).save(tmp_path / "test_batch.png")
     with pytest.raises(ValueError, match="must be 1024 x 10000 RGB"):

@@ -1,7 +1,6 @@
 """The loop against hand-written ones, a closed form and PyTorch; what it keeps, and refuses."""
 
 import inspect
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlnotes_jax.data import loading
+from mlnotes_jax.demos.training import loop as demo
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.generalization import early_stopping
 from mlnotes_jax.nets import convolution
@@ -31,18 +31,27 @@ def accuracy(outputs, labels):
 
 
 class Net(nnx.Module):
-    """Everything that a loop must treat with care: statistics, two dropouts, another stream."""
+    """What a loop must treat with care: running statistics and random draws."""
 
     def __init__(self, *, rngs):
         self.first = nnx.Linear(4, 8, rngs=rngs)
         self.norm = nnx.BatchNorm(8, momentum=0.9, rngs=rngs)
         self.drop = nnx.Dropout(0.25, rngs=rngs)
-        self.again = nnx.Dropout(0.25, rngs=rngs)
         self.last = nnx.Linear(8, 3, rngs=rngs)
 
     def __call__(self, x):
-        x = self.drop(nnx.relu(self.norm(self.first(x))))
-        return self.last(self.again(x))
+        return self.last(self.drop(nnx.relu(self.norm(self.first(x)))))
+
+
+class Small(nnx.Module):
+    """One layer with dropout: quick to compile."""
+
+    def __init__(self, *, rngs):
+        self.drop = nnx.Dropout(0.25, rngs=rngs)
+        self.layer = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.layer(self.drop(x))
 
 
 def line(params, state, x, *, key=None, train=False):
@@ -55,7 +64,7 @@ def flat_line():
 
 @pytest.fixture(scope="module")
 def classes():
-    """30 rows of 4 numbers in 3 classes: four batches of 7, and 2 rows over."""
+    """30 rows of 4 numbers in 3 classes."""
     x = jax.random.normal(jax.random.key(1), (30, 4))
     return x, (x[:, :2] > 0).sum(axis=1, dtype=jnp.int32)
 
@@ -93,11 +102,10 @@ def close(a, b, rtol):
 
 FULL = {  # every option that leaves a trace in the state
     "num_epochs": 4,
-    "batch_size": 7,
-    "remainder": "keep",
+    "batch_size": 10,
     "metrics": {"accuracy": accuracy},
     "average": EMA,
-    "clip_norm": 0.5,
+    "clip_norm": 0.7,
     "stopping": early_stopping.no_improvement(10),
 }
 
@@ -134,44 +142,46 @@ def test_agrees_with_a_loop_by_hand(net, classes, full):
     x, y = classes
     params, state, apply = loop.bind(net)
     opt_state, average = SGD.init(params), EMA.init(params)
-    step, seen, norms = 0, [], []
+
+    @jax.jit
+    def update(params, state, opt_state, average, rows, step):
+        key = jax.random.fold_in(jax.random.fold_in(KEY, np.uint32(2**32 - 1)), step)
+
+        def objective(params):
+            outputs, new = apply(params, state, x[rows], key=key, train=True)
+            return CROSS_ENTROPY(outputs, y[rows]), new
+
+        (value, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
+        grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, 0.7 / norm), grads)
+        updates, opt_state = SGD.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+        return params, state, opt_state, EMA.update(average, params), value, norm
+
+    seen, norms = [], []
     for epoch in range(4):
-        order = loading.epoch_order(KEY, epoch, 30)
-        total = 0.0
-        for rows in (order[:7], order[7:14], order[14:21], order[21:28], order[28:]):
-            draw = jax.random.fold_in(jax.random.fold_in(KEY, np.uint32(2**32 - 1)), step)
-
-            def objective(params, rows=rows, state=state, draw=draw):
-                outputs, new = apply(params, state, x[rows], key=draw, train=True)
-                return CROSS_ENTROPY(outputs, y[rows]), new
-
-            (value, state), grads = jax.value_and_grad(objective, has_aux=True)(params)
-            norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
-            factor = min(1.0, 0.5 / float(norm))
-            grads = jax.tree.map(partial(jnp.multiply, factor), grads)
-            updates, opt_state = SGD.update(grads, opt_state)
-            params = optax.apply_updates(params, updates)
-            average = EMA.update(average, params)
-            step, total = step + 1, total + float(value) * len(rows)
+        order, total = loading.epoch_order(KEY, epoch, 30), 0.0
+        for rows in order.reshape(3, 10):
+            params, state, opt_state, average, value, norm = update(
+                params, state, opt_state, average, rows, len(norms)
+            )
+            total += float(value) * len(rows)
             norms.append(float(norm))
         seen.append(total / 30)
-    # The same operations in another program: round-off of float32 over 20 updates.
+    # The same operations in another program: round-off of float32 over 12 updates.
     close(full.state.params, params, 1e-5)
-    close(full.state.state, state, 1e-5)
+    close(full.state.state["norm"], state["norm"], 1e-5)
     np.testing.assert_allclose(full.history["loss"], seen, rtol=1e-5)
-    np.testing.assert_allclose(
-        full.history["grad_norm_max"], np.reshape(norms, (4, 5)).max(1), 1e-4
-    )
-    assert max(norms) > 0.5 > min(norms)  # clipping did something, but not always
+    largest = np.reshape(norms, (4, 3)).max(axis=1)
+    np.testing.assert_allclose(full.history["grad_norm_max"], largest, rtol=1e-4)
+    assert max(norms) > 0.7 > min(norms)  # clipping did something, but not always
     # What is validated is the average.
     outputs, _ = apply(EMA.value(average), state, x)
-    np.testing.assert_allclose(
-        full.history["validation_loss"][-1], CROSS_ENTROPY(outputs, y), rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        full.history["validation_accuracy"][-1], accuracy(outputs, y), rtol=1e-6
-    )
+    found = [full.history[f"validation_{name}"][-1] for name in ("loss", "accuracy")]
+    wanted = [float(CROSS_ENTROPY(outputs, y)), float(accuracy(outputs, y))]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert "accuracy" not in full.history
+    assert same(nnx.as_pure(nnx.state(full.model, nnx.Param)), full.state.best.params[0])
 
 
 def test_agrees_with_torch(torch, numbers):
@@ -182,8 +192,9 @@ def test_agrees_with_torch(torch, numbers):
         layer.weight[:] = torch.tensor(np.asarray(model.kernel[...]).T)
         layer.bias[:] = torch.tensor(np.asarray(model.bias[...]))
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.5)
+    sizes = 5, 10
     for epoch in range(3):
-        for rows in np.asarray(loading.epoch_order(KEY, epoch, 12)).reshape(3, 4):
+        for rows in np.split(np.asarray(loading.epoch_order(KEY, epoch, 12)), sizes):
             optimizer.zero_grad()
             torch.nn.functional.mse_loss(
                 layer(torch.tensor(x[rows])), torch.tensor(y[rows])
@@ -191,7 +202,8 @@ def test_agrees_with_torch(torch, numbers):
             torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
             optimizer.step()
     result = loop.fit(
-        KEY, model, SGD, losses.mse, (x, y), num_epochs=3, batch_size=4, clip_norm=1.0
+        KEY, model, SGD, losses.mse, (x, y), num_epochs=3, batch_size=5, remainder="keep",
+        clip_norm=1.0,
     )  # fmt: skip
     # torch divides by norm + 1e-6 when it clips; the rest is round-off of float32.
     np.testing.assert_allclose(
@@ -221,7 +233,7 @@ def test_a_step_follows_the_gradient_by_finite_differences(x64, numbers):
 
 
 def test_compiled_equals_eager(numbers):
-    options = {"num_epochs": 2, "batch_size": 5, "remainder": "keep", "epoch": "steps"}
+    options = {"num_epochs": 1, "batch_size": 8, "remainder": "keep", "epoch": "steps"}
     compiled = loop.fit(KEY, flat_line(), SGD, losses.mse, numbers, **options)
     with jax.disable_jit():
         eager = loop.fit(KEY, flat_line(), SGD, losses.mse, numbers, **options)
@@ -235,8 +247,8 @@ def test_scan_steps_and_batches_are_one(net, classes, full):
     steps = loop.fit(
         KEY, net, SGD, CROSS_ENTROPY, classes, validation=classes, epoch="steps", **FULL
     )
-    loader = loading.in_memory(KEY, classes, batch_size=7, remainder="keep")
-    held_out = [(classes[0][i : i + 7], classes[1][i : i + 7]) for i in range(0, 30, 7)]
+    loader = loading.in_memory(KEY, classes, batch_size=10)
+    held_out = [(classes[0][i : i + 10], classes[1][i : i + 10]) for i in (0, 10, 20)]
     batches = loop.fit(KEY, net, SGD, CROSS_ENTROPY, loader, validation=held_out, **FULL)
     # Compiled apart: equal up to round-off is what is promised (another mask would show).
     for other in (steps, batches):
@@ -264,7 +276,7 @@ def test_neither_way_changes_the_model_or_a_state_given_away(net, classes):
     assert isinstance(result.model, Net)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=6)
 @given(
     seed=st.integers(0, 2**31 - 1),
     pause=st.integers(1, 4),
@@ -318,7 +330,7 @@ def test_a_second_fit_compiles_nothing(classes):
     def fit(epoch, seed):
         before = len(traces)
         loop.fit(
-            jax.random.key(seed), Net(rngs=nnx.Rngs(seed)), SGD, counted, classes,
+            jax.random.key(seed), Small(rngs=nnx.Rngs(seed)), SGD, counted, classes,
             num_epochs=2, batch_size=10, validation=classes, epoch=epoch,
         )  # fmt: skip
         return len(traces) - before
@@ -351,7 +363,8 @@ def test_stops_by_a_rule_and_keeps_the_best(numbers):
     assert int(result.state.best.epoch) == curve.argmin() == stop - 2
     assert f"epoch {stop + 1} of 60" in result.message
     assert f"after epoch {curve.argmin() + 1}" in result.message
-    assert float(loop.evaluate(result.model, held_out, losses.mse)) == curve.min()
+    found = loop.evaluate(result.model, held_out, losses.mse)
+    np.testing.assert_allclose(found, curve.min(), rtol=1e-6)  # other batches: round-off
     last = loop.fit(
         KEY, flat_line(), optax.sgd(0.3), losses.mse, train, num_epochs=60, batch_size=4,
         validation=held_out, stopping=rule, keep_best=False,
@@ -441,9 +454,9 @@ def test_best_parameters_survive_a_later_failure(numbers):
     )
     assert result.status == "not finite"
     assert int(result.state.best.epoch) == 2
-    assert float(loop.evaluate(result.model, numbers, losses.mse)) == np.nanmin(
-        result.history["validation_loss"]
-    )
+    found = loop.evaluate(result.model, numbers, losses.mse)
+    lowest = np.nanmin(result.history["validation_loss"])
+    np.testing.assert_allclose(found, lowest, rtol=1e-6)  # other batches: round-off
 
 
 def test_progress_bar(numbers, capsys):
@@ -485,18 +498,18 @@ def test_modes_and_streams(net, classes):
     assert not same(masks[0], masks[1])
 
 
-def test_training_changes_neither_the_mode_nor_the_learning_rate(net, classes):
-    evaluating = loop.merge(net, *loop.bind(net)[:2])
-    evaluating.eval()
+def test_the_loop_sets_the_mode_itself(classes):
+    models = Small(rngs=nnx.Rngs(0)), Small(rngs=nnx.Rngs(0))
+    models[1].eval()
     a, b = (
         loop.fit(KEY, model, SGD, CROSS_ENTROPY, classes, num_epochs=1, batch_size=10)
-        for model in (net, evaluating)
+        for model in models
     )
-    assert same(a.state.params, b.state.params)  # the loop sets the mode itself
+    assert same(a.state.params, b.state.params)
     assert (a.model.drop.deterministic, b.model.drop.deterministic) == (False, True)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 30, 100])
+@pytest.mark.parametrize("batch_size", [7, 100])
 def test_evaluate_and_predict_count_every_row_once(net, classes, batch_size):
     x, y = classes
     params, state, apply = loop.bind(net)
@@ -533,7 +546,8 @@ def test_any_pytrees(numbers):
     )
     data = {"a": x, "b": 2 * x}, {"t": y, "d": -y}
     result = loop.fit(
-        KEY, model, SGD, loss, data, num_epochs=40, batch_size=4, metrics={"again": loss}
+        KEY, model, optax.sgd(0.03), loss, data, num_epochs=40, batch_size=4,
+        metrics={"again": loss},
     )  # fmt: skip
     assert isinstance(result.model, loop.Bound)
     assert result.model.state == {"calls": 120}
@@ -547,50 +561,55 @@ def test_any_pytrees(numbers):
 # --- many runs ------------------------------------------------------------------------------------
 
 
-def test_many_rates_equal_single_runs(net, classes):
-    rates = jnp.array([0.02, 0.3, 1e20])
-    rule = early_stopping.no_improvement(1, min_delta=0.02)
-    options = FULL | {"validation": classes, "stopping": rule, "clip_norm": None, "num_epochs": 6}
-    runs = loop.fit_many(KEY, net, optax.sgd, rates, CROSS_ENTROPY, classes, **options)
+def test_many_rates_equal_single_runs(numbers):
+    train, held_out = overfit(numbers)
+    rates = jnp.array([0.001, 0.3, 1e20])
+    options = {
+        "num_epochs": 40, "batch_size": 4, "validation": held_out,
+        "stopping": early_stopping.no_improvement(2), "metrics": {"mae": losses.mae},
+    }  # fmt: skip
+    runs = loop.fit_many(KEY, flat_line(), optax.sgd, rates, losses.mse, train, **options)
+    ends = []
     for i, rate in enumerate(rates.tolist()):
-        one = loop.fit(KEY, net, optax.sgd(rate), CROSS_ENTROPY, classes, **options)
+        one = loop.fit(KEY, flat_line(), optax.sgd(rate), losses.mse, train, **options)
         assert runs.status[i] == one.status
         done = len(one.history["loss"])
         for name, values in one.history.items():
-            # Batched and single products round differently, over up to 30 updates.
-            np.testing.assert_allclose(runs.history[name][i, :done], values, rtol=1e-4)
+            # Batched and single products round differently.
+            np.testing.assert_allclose(runs.history[name][i, :done], values, rtol=1e-5)
             assert np.isnan(runs.history[name][i, done:]).all()
-        if i < 2:
-            close(loop.bind(runs.model(i)).params, loop.bind(one.model).params, 1e-4)
-            assert runs.message[i][:25] == one.message[:25]
+        close(runs.model(i).params, one.model.params, 1e-5)
+        assert runs.message[i] == one.message
         assert int(runs.states.step[i]) == int(one.state.step)
-    assert runs.status[2] == "not finite"
-    assert np.isfinite(jax.tree.leaves(runs.params)[0]).all()
-    assert len({int(n) for n in runs.states.epoch}) > 1  # they ended at different times
-    said = jax.vmap(lambda p, s: runs.apply(p, s, classes[0])[0])(runs.params, runs.state)
-    close(said[1], loop.predict(runs.model(1), classes[0]), 1e-5)
+        ends.append(done)
+    assert runs.status == ("finished", "stopped early", "not finite")
+    assert len(set(ends)) == 3  # they ended at different times
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(runs.params))
+    said = jax.vmap(lambda p, s: runs.apply(p, s, numbers[0])[0])(runs.params, runs.state)
+    close(said[1], loop.predict(runs.model(1), numbers[0]), 1e-5)
 
 
 @pytest.mark.parametrize("epoch", ["scan", "steps"])
 def test_many_seeds_equal_single_runs(classes, epoch):
     keys, seeds = jax.random.split(KEY, 3), jax.random.split(jax.random.key(8), 3)
     options = {"num_epochs": 2, "batch_size": 10, "epoch": epoch}
-    runs = loop.fit_many(keys, make_net, SGD, seeds, CROSS_ENTROPY, classes, **options)
+    runs = loop.fit_many(keys, make_small, SGD, seeds, CROSS_ENTROPY, classes, **options)
     for i in range(3):
-        one = loop.fit(keys[i], make_net(seeds[i]), SGD, CROSS_ENTROPY, classes, **options)
+        one = loop.fit(keys[i], make_small(seeds[i]), SGD, CROSS_ENTROPY, classes, **options)
+        # Batched and single products round differently.
         close(loop.bind(runs.model(i)).params, loop.bind(one.model).params, 1e-5)
         np.testing.assert_allclose(runs.history["loss"][i], one.history["loss"], rtol=1e-5)
-    first = loop.fit_many(
-        keys, make_net, SGD, seeds, CROSS_ENTROPY, classes, **options | {"num_epochs": 1}
-    )
+    options["num_epochs"] = 1
+    first = loop.fit_many(keys, make_small, SGD, seeds, CROSS_ENTROPY, classes, **options)
+    options["num_epochs"] = 2
     second = loop.fit_many(
-        keys, make_net, SGD, seeds, CROSS_ENTROPY, classes, start=first.states, **options
+        keys, make_small, SGD, seeds, CROSS_ENTROPY, classes, start=first.states, **options
     )
     assert same(second.states, runs.states)
 
 
-def make_net(key):
-    return Net(rngs=nnx.Rngs(key))
+def make_small(key):
+    return Small(rngs=nnx.Rngs(key))
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -660,18 +679,30 @@ def test_a_state_of_something_else_is_refused(net, classes, full):
         options = {**FULL, "validation": classes, "start": full.state, **options}
         loop.fit(key, model, optimizer, CROSS_ENTROPY, classes, **options)
 
-    with pytest.raises(ValueError, match=r"start.opt_state must be .*expected int32\[\] at .*count, got nothing"):
+    with pytest.raises(
+        ValueError, match=r"start.opt_state must be .*expected int32\[\] at .*count, got nothing"
+    ):
         go_on(optimizer=optax.scale_by_adam())
-    with pytest.raises(ValueError, match=r"start.average must be .*expected nothing at .*mean"):
+    with pytest.raises(
+        ValueError, match=r"start.average must be .*expected nothing at .*, got int32"
+    ):
         go_on(average=None)
     with pytest.raises(ValueError, match="key must be the one that start was made with"):
         go_on(key=jax.random.key(0))
-    other = loop.bind(net)
-    wider = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf], axis=-1), other.params)
     with pytest.raises(
-        ValueError, match=r"start.params .*expected float32\[16\] .*got float32\[8\]"
+        ValueError, match=r"start.params .*expected nothing at .*first.*got float32"
     ):
-        go_on(model=other._replace(params=wider))
+        go_on(model=Small(rngs=nnx.Rngs(0)))
+    data = jnp.ones((9, 3)), jnp.ones((9, 1))
+    saved = loop.fit(KEY, flat_line(), SGD, losses.mse, data, num_epochs=1, batch_size=3).state
+    wide = flat_line()._replace(params={"w": jnp.zeros((3, 2)), "b": jnp.zeros(())})
+    with pytest.raises(
+        ValueError, match=r"expected float32\[3, 2\] at \['w'\], got float32\[3, 1\]"
+    ):
+        loop.fit(
+            KEY, wide, SGD, losses.mse, (data[0], jnp.ones((9, 2))), num_epochs=2, start=saved,
+            batch_size=3,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -695,3 +726,26 @@ def test_bind_needs_a_module():
 def test_every_option_is_documented():
     named = inspect.signature(loop.fit).parameters
     assert all(f"        {name}: " in loop.fit.__doc__ for name in named)
+
+
+# --- the demo -------------------------------------------------------------------------------------
+
+
+def test_the_claims_of_the_page():
+    result = demo.run(jax.random.key(0), quick=True)
+    final = result.loss[:, -1]
+    fine = np.isfinite(final)
+    # Rates are ordered: those too large are the ones that fail.
+    assert 0 < (~fine).sum() < 8
+    assert fine[: fine.sum()].all()
+    assert all(
+        (status == "not finite") != ok for status, ok in zip(result.status, fine, strict=True)
+    )
+    best = np.where(fine, final, np.inf).argmin()
+    assert 0 < best < fine.sum() - 1  # neither the smallest nor the largest that survives
+    assert final[0] > 4 * final[best]
+    assert result.accuracy[best, -1] > 0.9
+    assert "the loss was" in result.message[int(fine.sum())]
+    assert len(result.history["validation_loss"]) == result.kept + 1 + demo.PATIENCE
+    assert "stopped by the rule" in result.stopped
+    assert demo.tables(result)

@@ -1,12 +1,12 @@
 r"""Batch normalization against none: learning rates, the error surface, and what layers see.
 
-Three questions, put to a network with five hidden layers of 100 units on handwritten digits (or on
+Three questions, put to a network with three hidden layers of 100 units on handwritten digits (or on
 Fashion-MNIST):
 
-1. At which learning rates does it train, with ReLU and with the sigmoid; without normalization, with
-   it before the activation, and after? All rates of a network train together, in one `vmap`.
-2. How smooth is the error surface? After each batch we look along the step that gradient descent is
-   about to take, from half to four times its length: how much do the loss and its gradient vary?
+1. At which learning rates does it train, with ReLU and with the sigmoid; without normalization,
+   with it before the activation, and after? All rates train together, in one `vmap`.
+2. How smooth is the error surface? Before each step of gradient descent we look along it, from half
+   to four times its length: how much do the loss and its gradient vary?
 3. How much does each layer's input move (internal covariate shift)? Measured in two ways: as the
    drift of what comes into the activations, and as what a layer's gradient changes when the layers
    before it take their step.
@@ -19,6 +19,8 @@ Reference: Santurkar, Tsipras, Ilyas and Madry, "How Does Batch Normalization He
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -49,6 +51,7 @@ __all__ = [
     "Probe",
     "Result",
     "Sweep",
+    "averaged_together",
     "draw_axes",
     "plot",
     "problem",
@@ -61,6 +64,8 @@ PLACES = ("none", "before", "after")
 #: Lengths looked at along the step, in learning rates: half of it to four times.
 REACH = (0.5, 1.0, 2.0, 4.0)
 BATCH, WIDTH = 64, 100
+#: Accuracy that counts as trained; losses above the second are drawn there.
+GOOD, TOP = 0.9, 4.0
 
 Place = Literal["none", "before", "after"]
 
@@ -109,8 +114,8 @@ class Network(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         # He's variance 2 / inputs for ReLU, 1 / inputs for the sigmoid.
-        init = nnx.initializers.variance_scaling(1.0 if sigmoid else 2.0, "fan_in", "normal")
-        sizes = zip(widths[:-1], widths[1:], strict=True)
+        init = nnx.initializers.variance_scaling(1.0 if sigmoid else 2.0, "fan_in", "uniform")
+        sizes = itertools.pairwise(widths)
         self.layers = nnx.List([nnx.Linear(*size, kernel_init=init, rngs=rngs) for size in sizes])
         normed = () if place == "none" else widths[1:-1]
         self.norms = nnx.List([normalization.BatchNorm(width, rngs=rngs) for width in normed])
@@ -179,8 +184,8 @@ class Probe(NamedTuple):
             change of the gradient for each unit of length, shape `(steps,)`.
         turn: $\lVert g(\theta - 4\eta\, g) - g \rVert / \lVert g \rVert$, shape `(steps,)`.
         shift: $\lVert g'_i - g_i \rVert / \lVert g_i \rVert$ of the kernel of each hidden layer but
-            the first, where $g'_i$ is its gradient on the same batch after the layers before it took
-            their step, shape `(steps, layers)`.
+            the first, where $g'_i$ is its gradient on the same batch after the layers before it
+            took their step, shape `(steps, layers - 1)`.
         drift: How far the mean of each unit's input to the activation moved in a step, in
             standard deviations of that input, over all training rows; mean over the units, shape
             `(steps - 1, layers)`.
@@ -191,7 +196,7 @@ class Probe(NamedTuple):
     high: Float[Array, " steps"]
     smoothness: Float[Array, " steps"]
     turn: Float[Array, " steps"]
-    shift: Float[Array, "steps layers"]
+    shift: Float[Array, "steps later"]
     drift: Float[Array, "moves layers"]
 
 
@@ -243,7 +248,11 @@ def problem(
         return jnp.asarray(((part - mean) / scale).reshape(len(part), -1))
 
     return Problem(
-        rows(x), jnp.asarray(y), rows(pictures.x_test), jnp.asarray(pictures.y_test), pictures.source
+        rows(x),
+        jnp.asarray(y),
+        rows(pictures.x_test),
+        jnp.asarray(pictures.y_test),
+        pictures.source,
     )
 
 
@@ -254,11 +263,11 @@ def run(
     data: _pictures.Name = "digits",
     data_dir: Path | None = None,
     num_examples: int = 10_000,
-    depth: int = 4,
-    num_epochs: int = 15,
+    depth: int = 3,
+    num_epochs: int = 10,
     num_rates: int = 9,
     probe_rate: float = 0.1,
-    probe_steps: int = 150,
+    probe_steps: int = 120,
 ) -> Result:
     """Train all networks at all learning rates, and look at the surface under three of them.
 
@@ -279,44 +288,30 @@ def run(
     """
     if quick:
         depth, num_epochs, num_rates, probe_steps = 2, 5, 5, 40
-    split_key, weight_key, order_key, noise_key = jax.random.split(key, 4)
+    split_key, weight_key, draw_key = jax.random.split(key, 3)
     given = problem(split_key, data=data, data_dir=data_dir, num_examples=num_examples)
     rates = np.geomspace(1e-3, 10, num_rates).astype(np.float32)
     widths = (given.x.shape[1], *[WIDTH] * depth, 10)
-    order = _order(order_key, len(given.y), num_epochs)
+    order, z = _draw(draw_key, len(given.y), num_epochs, depth)
 
-    z = jax.random.normal(noise_key, (*order.shape[:2], depth, 2, WIDTH))
-
-    def starts(kinds: list[Kind]) -> tuple[Any, Any]:
-        """Parameters and states, stacked; the weights differ between kinds only in their scale."""
-        found = [
-            loop.bind(
-                Network(
-                    widths,
-                    place=kind.place,
-                    sigmoid=kind.sigmoid,
-                    noise=kind.noise,
-                    rngs=nnx.Rngs(weight_key),
-                )
-            )[:2]
-            for kind in kinds
-        ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    starts = {kind.name: _start(weight_key, widths, kind) for kind in KINDS}
 
     sweeps: dict[str, Sweep] = {}
     for place in progress.track(PLACES, "learning rates"):
-        kinds = [kind for kind in KINDS if kind.place == place]
-        found = _sweep(starts(kinds), given[:4], (order, z), rates, _apply(widths, place))
-        sweeps |= _unstack(jax.block_until_ready(found), kinds)
+        # Those that are one program but for numbers in their state train together.
+        names = [kind.name for kind in KINDS if kind.place == place]
+        several = jax.tree.map(lambda *leaves: np.stack(leaves), *[starts[name] for name in names])
+        found = _sweep(several, given[:4], (order, z), rates, _apply(widths, place))
+        found = jax.tree.map(np.asarray, found)
+        sweeps |= {name: Sweep(*(a[i] for a in found)) for i, name in enumerate(names)}
 
     steps = np.arange(probe_steps) % (order.shape[0] * order.shape[1])
     batches = tuple(a.reshape(-1, *a.shape[2:])[steps] for a in (order, z))
     probes: dict[str, Probe] = {}
-    for place in progress.track(PLACES[:2], "error surface"):
-        kinds = [kind for kind in KINDS if kind.place == place and kind.name in PROBED]
-        lengths = _lengths(probe_rate, depth)
-        found = _probe(starts(kinds), given[:2], batches, lengths, _apply(widths, place))
-        probes |= _unstack(jax.block_until_ready(found), kinds)
+    for kind in progress.track(KINDS[: len(PROBED)], "error surface"):
+        start, apply = starts[kind.name], _apply(widths, kind.place)
+        found = _probe(start, given[:2], batches, _lengths(probe_rate, depth), apply)
+        probes[kind.name] = jax.block_until_ready(found)
     return Result(
         source=given.source,
         depth=depth,
@@ -328,23 +323,35 @@ def run(
     )
 
 
+def _start(key: Array, widths: tuple[int, ...], kind: Kind) -> tuple[Any, Any]:
+    """Parameters and state; the weights of all kinds are the same, but for their scale."""
+    _, place, sigmoid, noise = kind
+    network = Network(widths, place=place, sigmoid=sigmoid, noise=noise, rngs=nnx.Rngs(key))
+    return loop.bind(network)[:2]
+
+
 @functools.cache
 def _apply(widths: tuple[int, ...], place: Place) -> Callable[..., Any]:
     """The pure function of a network: one object for each, so that jit knows it again."""
     return loop.bind(nnx.eval_shape(lambda: Network(widths, place=place, rngs=nnx.Rngs(0)))).apply
 
 
-def _unstack(stacked: Any, kinds: list[Kind]) -> dict[str, Any]:
-    return {kind.name: jax.tree.map(lambda a, i=i: a[i], stacked) for i, kind in enumerate(kinds)}
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _order(key: Array, num_rows: int, num_epochs: int) -> Int[Array, "epochs batches rows"]:
-    """A fresh permutation for each epoch, cut into batches; the remainder is dropped."""
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _draw(
+    key: Array, num_rows: int, num_epochs: int, depth: int
+) -> tuple[Int[Array, "epochs batches rows"], Float[Array, "epochs batches layers 2 units"]]:
+    """For each epoch, a fresh order of the rows, cut into batches; for each batch, the noise."""
     batch = min(BATCH, num_rows)
-    keys = jax.random.split(key, num_epochs)
-    whole = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(keys)
-    return whole[:, : num_rows // batch * batch].reshape(num_epochs, -1, batch)
+    used = num_rows // batch * batch
+    order_key, noise_key = jax.random.split(key)
+    # Flat draws: XLA takes ten times as long to compile one with many axes.
+    order = jax.random.uniform(order_key, (num_epochs * num_rows,))
+    order = jnp.argsort(order.reshape(num_epochs, num_rows), axis=1)
+    order = order[:, :used].reshape(num_epochs, -1, batch)
+    widest = 3**0.5  # so that the variance is 1
+    shape = (*order.shape[:2], depth, 2, WIDTH)
+    z = jax.random.uniform(noise_key, (math.prod(shape),), minval=-widest, maxval=widest)
+    return order, z.reshape(shape)
 
 
 def _objective(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -400,7 +407,7 @@ def _lengths(rate: float, depth: int) -> Float[np.ndarray, "looks layers"]:
 
 @functools.partial(jax.jit, static_argnames="apply")
 def _probe(
-    starts: tuple[Any, Any],
+    start: tuple[Any, Any],
     data: tuple[Array, ...],
     batches: tuple[Array, Array],
     lengths: Array,
@@ -446,14 +453,11 @@ def _probe(
         after = jax.tree.map(lambda leaf: leaf[0], states)
         return (_move(params, grad, lengths[step_row]), after), (probe, moments)
 
-    def train(start: tuple[Any, Any]) -> Probe:
-        _, (probe, moments) = jax.lax.scan(step, start, batches)
-        mean, deviation = moments[:, :, 0], moments[:, :, 1]
-        # A unit that is always dead has no deviation, and does not move.
-        drift = jnp.abs(mean[1:] - mean[:-1]) / jnp.maximum(deviation[:-1], 1e-6)
-        return probe._replace(drift=drift.mean(axis=2))
-
-    return jax.vmap(train)(starts)
+    _, (probe, moments) = jax.lax.scan(step, start, batches)
+    mean, deviation = moments[:, :, 0], moments[:, :, 1]
+    # A unit without deviation does not move.
+    drift = jnp.abs(mean[1:] - mean[:-1]) / jnp.maximum(deviation[:-1], 1e-6)
+    return probe._replace(drift=drift.mean(axis=2))
 
 
 def _move(params: Any, grad: Any, lengths: Array) -> Any:
@@ -468,3 +472,189 @@ def _move(params: Any, grad: Any, lengths: Array) -> Any:
 def _norm(tree: Any) -> Array:
     """Euclidean length of all leaves together."""
     return jnp.sqrt(sum((jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)), jnp.zeros(())))
+
+
+def tables(result: Result) -> dict[str, list[dict[str, object]]]:
+    """The numbers behind the picture."""
+    return {
+        f"{len(result.rates)} learning rates, {result.num_epochs} epochs": [
+            {
+                "layer": kind.name,
+                **_range(result.rates, np.asarray(result.sweeps[kind.name].accuracy)),
+            }
+            for kind in KINDS
+        ],
+        f"The surface along the step, rate {result.probe_rate:g} (medians)": [
+            {
+                "layer": name,
+                "highest / lowest loss": round(float(np.median(probe.high / probe.low)), 2),
+                "gradient turns by": round(float(np.median(probe.turn)), 2),
+                "smoothness": round(float(np.median(probe.smoothness)), 1),
+            }
+            for name, probe in result.probes.items()
+        ],
+        "Internal covariate shift in one step (medians)": [
+            {
+                "layer": name,
+                "input moves by (deviations)": round(float(np.median(probe.drift)), 4),
+                "gradient changes by": round(float(np.median(probe.shift)), 3),
+                "last loss": round(float(np.mean(probe.loss[-20:])), 3),
+            }
+            for name, probe in result.probes.items()
+        ],
+    }
+
+
+def _range(rates: np.ndarray, accuracy: np.ndarray) -> dict[str, object]:
+    """Which rates reach 90 %."""
+    good = rates[accuracy >= GOOD]
+    if not len(good):
+        return {"90 % from rate": "never", "to rate": "", "best accuracy": f"{accuracy.max():.1%}"}
+    return {
+        "90 % from rate": f"{good.min():.3g}",
+        "to rate": f"{good.max():.3g}",
+        "best accuracy": f"{accuracy.max():.1%}",
+    }
+
+
+def plot(result: Result) -> "Figure":
+    """Draw losses over rates, the surface along the steps, and both covariate shifts."""
+    import matplotlib.pyplot as plt
+
+    with figures.style():
+        figure, axes = plt.subplots(2, 3, figsize=(9.5, 5.8))
+        for axis, sigmoid in zip(axes[0, :2], (False, True), strict=True):
+            marks = iter("osD^")
+            for kind in KINDS:
+                if kind.sigmoid != sigmoid:
+                    continue
+                loss = np.asarray(result.sweeps[kind.name].loss)
+                # A training that blew up is drawn at the top.
+                shown = np.where(np.isfinite(loss), np.minimum(loss, TOP), TOP)
+                axis.loglog(result.rates, shown, marker=next(marks), markersize=4, label=kind.name)
+            axis.set(
+                xlabel="learning rate",
+                ylabel="training loss at the end",
+                title="sigmoid" if sigmoid else "ReLU",
+                ylim=(None, 1.5 * TOP),
+            )
+            axis.legend(fontsize="x-small")
+
+        colors, dashes = (figures.BLUE, figures.VERMILLION, figures.GREEN), ("-", "--", "-.")
+        surface, smooth, drift, shift = axes[0, 2], *axes[1]
+        for (name, probe), color, dash in zip(result.probes.items(), colors, dashes, strict=True):
+            step = np.arange(len(probe.loss))
+            style = {"color": color, "linestyle": dash, "label": name}
+            if name != PROBED[2]:
+                surface.fill_between(step, probe.low, probe.high, color=color, alpha=0.35, lw=0)
+                surface.semilogy(step, probe.loss, lw=1, **style)
+            smooth.semilogy(step, probe.smoothness, lw=1, **style)
+            drift.semilogy(step[1:], np.maximum(probe.drift.mean(axis=1), 1e-6), lw=1, **style)
+            shift.plot(step, probe.shift.mean(axis=1), lw=1, **style)
+        surface.set(ylabel="loss, and its range", title="Along the step, ½ to 4 times")
+        smooth.set(ylabel="change of gradient / length", title="Smoothness")
+        drift.set(ylabel="standard deviations", title="How far inputs move in a step")
+        shift.set(ylabel="relative change of the gradient", title="Shift by the layers before")
+        for axis in (surface, smooth, drift, shift):
+            axis.set_xlabel("step")
+            axis.legend(fontsize="x-small")
+    return figure
+
+
+def averaged_together(name: str) -> Any:
+    """Ask a kind of normalization which inputs its first output depends on.
+
+    Args:
+        name: One of `"batch"`, `"layer"`, `"layer, each position"`, `"instance"`, `"group"`,
+            `"switchable"` on activations `(examples, space, channels)` of 4 × 4 × 4, or `"weight"`,
+            `"spectral"` on a kernel `(inputs, outputs)` of 4 × 4.
+
+    Returns:
+        Boolean array: true where the derivative of the first output is not zero.
+    """
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (4, 4) if name in ("weight", "spectral") else (4, 4, 4))
+    flat = jnp.zeros(3)
+    functions: dict[str, Callable[[Array], Array]] = {
+        "batch": lambda x: normalization.batch_norm(x)[0],
+        "layer": lambda x: normalization.layer_norm(x, num_axes=2),
+        "layer, each position": normalization.layer_norm,
+        "instance": normalization.instance_norm,
+        "group": lambda x: normalization.group_norm(x, num_groups=2),
+        "switchable": lambda x: normalization.switchable_norm(x, flat, flat)[0],
+        "weight": lambda x: normalization.weight_norm(x, jnp.ones(4)),
+        "spectral": lambda x: normalization.spectral_norm(
+            x, normalization.singular_vectors(key, x)
+        )[0],
+    }
+    corner = (0,) * x.ndim
+    return np.asarray(jax.grad(lambda x: functions[name](x)[corner])(x) != 0)
+
+
+def draw_axes() -> "Figure":
+    """Draw, for each kind of normalization, which entries share one mean or one length."""
+    import matplotlib.pyplot as plt
+
+    names = (
+        "batch", "layer", "layer, each position", "instance",
+        "group", "switchable", "weight", "spectral",
+    )  # fmt: skip
+    with figures.style():
+        figure, axes = plt.subplots(2, 4, figsize=(9, 5.2))
+        for axis, name in zip(axes.flat, names, strict=True):
+            marked = averaged_together(name)
+            if marked.ndim == 3:
+                _draw_cube(axis, marked)
+                count = f"{marked.sum()} of {marked.size} share a mean"
+            else:
+                _draw_kernel(axis, marked)
+                count = f"{marked.sum()} of {marked.size} share a length"
+            axis.set_title(f"{name}\n{count}", fontsize="small")
+            axis.set_aspect("equal")
+            axis.axis("off")
+    return figure
+
+
+def _draw_cube(axis: Any, marked: np.ndarray) -> None:
+    """The three visible faces of (examples, space, channels); corner 0, 0, 0 is in front."""
+    # Where an entry is on the paper: channels go right, space goes down, examples go back.
+    n, s, c = marked.shape
+    back = np.array([0.5, 0.45])
+
+    def at(channel: float, space: float, example: float) -> np.ndarray:
+        return np.array([channel, -space]) + example * back
+
+    def face(corners: list[np.ndarray], on: bool, shade: float) -> None:
+        color = figures.BLUE if on else figures.GREY
+        points = np.array(corners)
+        axis.fill(*points.T, facecolor=color, alpha=shade if on else 0.12 * shade, lw=0)
+        axis.fill(*points.T, facecolor="none", edgecolor=figures.GREY, lw=0.7, ls="-")
+
+    for i in range(s):
+        for j in range(c):  # the front: example 0
+            corners = [at(j, i, 0), at(j + 1, i, 0), at(j + 1, i + 1, 0), at(j, i + 1, 0)]
+            face(corners, marked[0, i, j], 1.0)
+    for k in range(n):
+        for j in range(c):  # the top: place 0
+            corners = [at(j, 0, k), at(j + 1, 0, k), at(j + 1, 0, k + 1), at(j, 0, k + 1)]
+            face(corners, marked[k, 0, j], 0.8)
+        for i in range(s):  # the right side: the last channel
+            corners = [at(c, i, k), at(c, i + 1, k), at(c, i + 1, k + 1), at(c, i, k + 1)]
+            face(corners, marked[k, i, c - 1], 0.6)
+    middle = {"ha": "center", "va": "center", "fontsize": "x-small"}
+    axis.text(*(at(c / 2, s + 0.5, 0)), "channels", **middle)
+    axis.text(*(at(-0.5, s / 2, 0)), "space", rotation=90, **middle)
+    axis.text(*(at(-0.6, -0.3, n / 2)), "examples", rotation=42, **middle)
+
+
+def _draw_kernel(axis: Any, marked: np.ndarray) -> None:
+    """A kernel (inputs, outputs): inputs go down, outputs right."""
+    rows, columns = marked.shape
+    for i, j in np.ndindex(rows, columns):
+        color = figures.GREEN if marked[i, j] else figures.GREY
+        square = np.array([[j, -i], [j + 1, -i], [j + 1, -i - 1], [j, -i - 1]])
+        axis.fill(*square.T, facecolor=color, alpha=1.0 if marked[i, j] else 0.12, lw=0)
+        axis.fill(*square.T, facecolor="none", edgecolor=figures.GREY, lw=0.7, ls="-")
+    middle = {"ha": "center", "va": "center", "fontsize": "x-small"}
+    axis.text(columns / 2, -rows - 0.5, "outputs", **middle)
+    axis.text(-0.5, -rows / 2, "inputs", rotation=90, **middle)
