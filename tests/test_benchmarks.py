@@ -1,5 +1,6 @@
 """The benchmark command runs, and what it writes is what `guide/performance` reads."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -7,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from mlnotes_jax import demos
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUMBERS = ("ours_s", "peer_s", "ratio", "ours_quality", "peer_quality", "compile_s")
@@ -33,8 +36,17 @@ def check(document):
         assert {"case", "peer", "repeats", *NUMBERS} <= row.keys()
         assert all(isinstance(row[name], float) and row[name] > 0 for name in NUMBERS)
         assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
-        # Times count only at the same quality: the two within one bound, here 1e-4.
-        assert max(row["ours_quality"], row["peer_quality"]) <= 1e-4
+        # Times count only at the same quality.
+        same_quality(head["benchmark"], row["ours_quality"], row["peer_quality"])
+
+
+def same_quality(benchmark, ours, peer):
+    if benchmark == "optimization/critical_points":
+        assert max(ours, peer) <= 1e-4  # two residuals, within one bound
+    elif benchmark == "nets/resnet":
+        assert ours == pytest.approx(peer, rel=0.15)  # random labels, starts drawn alike
+    else:
+        assert ours == pytest.approx(peer, rel=0.02)  # losses from one start, in float32
 
 
 def test_small_run(tmp_path):
@@ -61,12 +73,33 @@ def test_small_run(tmp_path):
 
 
 def test_recorded_results_have_the_same_shape():
-    files = sorted((ROOT / "benchmarks" / "results").glob("*critical_points*.json"))
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     assert files
     for file in files:
         document = json.loads(file.read_text(encoding="utf-8"))
         check(document)
         assert document["header"]["size"] == "full"
+
+
+@pytest.mark.parametrize("name", ["mlp"])
+def test_pytorch_in_processes(torch, tmp_path, name):
+    file = tmp_path / "result.json"
+    done = command(name, "--size", "small", "--repeats", "1", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(file.read_text(encoding="utf-8"))
+    check(document)
+    peers = {row["peer"] for row in document["rows"]}
+    assert {"PyTorch eager, stock", "Flax, nnx.jit step"} <= peers
+
+
+def test_recorded_experiments_are_those_of_demos():
+    files = sorted((ROOT / "benchmarks" / "results" / "experiments").glob("*.json"))
+    assert files
+    for file in files:
+        run = json.loads(file.read_text(encoding="utf-8"))
+        parameters = inspect.signature(demos.load(demos.find(run["demo"])).run).parameters
+        assert run["options"].keys() <= parameters.keys()
+        assert run["tables"]
 
 
 def test_listing_and_unknown_names():

@@ -807,10 +807,8 @@ def output_size(
         integer
     """
     single = isinstance(size, int | np.integer)
-    sizes = (size,) if single else tuple(size)
+    sizes = _sizes(size)
     rank = len(sizes)
-    for each in sizes:
-        _checks.positive_int("size", each)
     taps = _windows.per_axis("window", window, rank)
     strides = _windows.per_axis("stride", stride, rank)
     dilations = _windows.per_axis("dilation", dilation, rank)
@@ -858,10 +856,8 @@ def transposed_output_size(
         16
     """
     single = isinstance(size, int | np.integer)
-    sizes = (size,) if single else tuple(size)
+    sizes = _sizes(size)
     rank = len(sizes)
-    for each in sizes:
-        _checks.positive_int("size", each)
     extra = _windows.per_axis("output_padding", output_padding, rank, least=0)
     out = []
     for n, taps, step, (low, high), dilate, more in zip(
@@ -1192,6 +1188,13 @@ def _parameters(
     if not use_bias:
         return kernel, None
     return kernel, nnx.Param(bias_init(rngs.params(), (out_features,), dtype))
+
+
+def _sizes(size: Size) -> tuple[int, ...]:
+    sizes = (size,) if isinstance(size, int | np.integer) else tuple(size)
+    for each in sizes:
+        _checks.positive_int("size", each)
+    return tuple(map(int, sizes))
 
 
 def _slide_of(layer: Layer, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

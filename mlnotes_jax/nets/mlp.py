@@ -276,7 +276,8 @@ def flatten(x: ArrayLike, num_features: int) -> Float[Array, "*batch features"]:
         (5, 784)
     """
     x = _checks.floating("x", x)
-    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3, 4):
+    # Not (n, 3, 3, 512), which a convolutional network may give.
+    if x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 4:
         n, c, h, w = x.shape
         raise ValueError(
             f"x must be NHWC, (n, height, width, channels), got {x.shape}, which looks like NCHW: "

@@ -15,11 +15,9 @@ Reference: Bottou, Curtis and Nocedal, *Optimization Methods for Large-Scale Mac
 section 8.1.3.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +32,7 @@ from mlnotes_jax import _checks
 from mlnotes_jax.data import loading
 from mlnotes_jax.generalization import early_stopping
 from mlnotes_jax.optimization import averaging
-from mlnotes_jax.training import _inputs
+from mlnotes_jax.training import _evaluation, _inputs, _report
 
 __all__ = [
     "Apply",
@@ -363,6 +361,7 @@ def fit(
         None,
         key,
         bound,
+        True,
         optimizer,
         None,
         loss,
@@ -447,18 +446,18 @@ def fit_many(
         3.0
     """
     num_runs = _inputs.num_runs(keys, settings)
-    if isinstance(model, nnx.Module | Bound):
+    shared = isinstance(model, nnx.Module | Bound)
+    if shared:
         bound = _bound("model", model)
-        params, state = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_runs), bound[:2])
-        apply = bound.apply
     else:
         build, applies = _builder(model)
         params, state = build(settings)
-        apply = applies[0]
+        bound = Bound(params, state, applies[0])
     chosen, history, states, messages = _train(
         num_runs,
         keys,
-        Bound(params, state, apply),
+        bound,
+        shared,
         optimizer,
         settings,
         loss,
@@ -466,7 +465,7 @@ def fit_many(
         **{**(fit.__kwdefaults__ or {}), **options},
     )
     status = tuple(_STATUS[code] for code in np.asarray(states.status))
-    return Runs(*chosen, history, states, status, tuple(messages), apply)
+    return Runs(*chosen, history, states, status, tuple(messages), bound.apply)
 
 
 def evaluate(
@@ -502,8 +501,8 @@ def evaluate(
     params, state, apply = _bound("model", model)
     _checks.positive_int("batch_size", batch_size)
     named = {"": fns} if callable(fns) else dict(fns)
-    values = _evaluate(
-        _evaluator(apply, tuple(named.items()), "none"),
+    values = _evaluation.evaluate(
+        _evaluation.evaluator(apply, tuple(named.items()), "none"),
         params,
         state,
         _inputs.source("data", data),
@@ -538,7 +537,7 @@ def predict(model: nnx.Module | Bound, x: PyTree, *, batch_size: int = 256) -> P
     _checks.positive_int("batch_size", batch_size)
     x = jax.tree.map(jnp.asarray, x)
     _inputs.num_rows("x", x)
-    return _predictor(apply)(params, state, x, batch_size=batch_size)
+    return _evaluation.predictor(apply)(params, state, x, batch_size=batch_size)
 
 
 # --- one update, one epoch ------------------------------------------------------------------------
@@ -589,7 +588,7 @@ def _step(
     walk = walk._replace(
         params=params, state=state, opt_state=opt_state, average=average, step=walk.step + 1
     )
-    return walk, jax.tree.map(_wide, row)
+    return walk, jax.tree.map(_evaluation.wide, row)
 
 
 def _epoch(
@@ -722,6 +721,7 @@ def _train(
     num_runs: int | None,
     key: Array,
     bound: Bound,
+    shared: bool,
     optimizer: Any,
     settings: PyTree,
     loss: Fn,
@@ -744,7 +744,10 @@ def _train(
     on_epoch: Callable[[TrainState, dict[str, Any]], None] | None,
     progress: bool,
 ) -> tuple[tuple[PyTree, PyTree], dict[str, np.ndarray], TrainState, list[str]]:
-    """Epoch after epoch, of `num_runs` runs side by side, or of one where None."""
+    """Epoch after epoch, of `num_runs` runs side by side, or of one where None.
+
+    `shared` says that `bound` holds the parameters of one run, for all.
+    """
     # 1. What was passed in.
     if num_runs is None and not isinstance(optimizer, optax.GradientTransformation):
         kind = type(optimizer).__name__
@@ -766,14 +769,14 @@ def _train(
         )
     train = _inputs.source("data", data)
     held_out = None if validation is None else _inputs.source("validation", validation)
-    one = (
-        bound
-        if num_runs is None
-        else bound._replace(params=_lane(bound.params, 0), state=_lane(bound.state, 0))
-    )
+    one = bound[:2]
+    if not shared:
+        one = jax.eval_shape(lambda tree: _lane(tree, 0), one)
     for name, given in (("data", train), ("validation", held_out)):
         if isinstance(given, tuple):
-            outputs = _predictor(bound.apply).eval_shape(*one[:2], given[0], batch_size=batch_size)
+            outputs = _evaluation.predictor(bound.apply).eval_shape(
+                *one, given[0], batch_size=batch_size
+            )
             _inputs.check_loss(name, outputs, loss, given[1])
     in_memory = isinstance(train, tuple)
     if in_memory and batch_size > (n := _inputs.num_rows("data", train)):
@@ -791,18 +794,20 @@ def _train(
         recipe, lanes, (settings, clip_norm), train, batch_size, remainder, epoch == "scan"
     )
     finish = _finisher(stopping, lanes)
-    check = _evaluator(bound.apply, (("loss", loss), *fns), lanes)
-    state = _fresh(num_runs, key, bound, recipe, settings, stopping, keep_best and held_out)
+    check = _evaluation.evaluator(bound.apply, (("loss", loss), *fns), lanes)
+    kept = keep_best and held_out is not None
+    begin = _starter(recipe, stopping, kept, num_runs, shared)
+    state = begin(settings, bound.params, bound.state)._replace(key=key)
     if start is not None:
         _inputs.check_start(start, state)
         state = start
     if epoch == "auto" and in_memory:
         traced = plan.compiled.epoch.trace(*plan.epoch_arguments(state, 0, 0))
-        plan = plan._replace(scan=_scans_well(traced))
+        plan = plan._replace(scan=_evaluation.scans_well(traced))
 
     # 3. The epochs.
     history, messages, previous = [], [""] * (num_runs or 1), None
-    with _bar(progress, num_epochs) as tell:
+    with _report.bar(progress, num_epochs) as tell:
         while True:
             running = np.atleast_1d(state.status) == RUNNING
             if not running.any():
@@ -816,7 +821,7 @@ def _train(
             chosen = (params, walk.state)
             checked = {}
             if held_out is not None:
-                checked = _evaluate(check, *chosen, held_out, batch_size)
+                checked = _evaluation.evaluate(check, *chosen, held_out, batch_size)
             after, row, bad = finish(state, walk, chosen, rows, sizes, checked)
             row, bad, status = jax.device_get((row, bad, after.status))
             for run in np.flatnonzero(running & (np.atleast_1d(status) == NOT_FINITE)).tolist():
@@ -828,7 +833,7 @@ def _train(
                     good = plan.last_good(begin, lane, now - 1, step - count, count - 1)
                 after = _put_back(after, good, state, lane)
                 values = np.atleast_2d(rows["loss"])[run]
-                messages[run] = _not_finite(values, first, step, now, int(good.step))
+                messages[run] = _report.not_finite(values, first, step, now, int(good.step))
             previous, state = (state, len(sizes)), after
             history.append(row)
             if on_epoch is not None:
@@ -836,8 +841,8 @@ def _train(
             tell(now + 1, row)
 
     # 4. What came out.
-    ends = [state] if num_runs is None else [_lane_of(state, lane) for lane in range(num_runs)]
-    messages = [text or _ended(end, num_epochs) for text, end in zip(messages, ends, strict=True)]
+    for run in range(num_runs or 1):
+        messages[run] = messages[run] or _how_it_ended(state, run, num_epochs)
     params = state.params if average is None else plan.compiled.value(state.average)
     chosen = _best_or((params, state.state), state.best)
     names = history[0] if history else ()
@@ -855,7 +860,7 @@ def _walk(
     axis: int = 0,
 ) -> tuple[TrainState, dict[str, np.ndarray], np.ndarray]:
     """One compiled step after the other, each in the memory of the last."""
-    walk = jax.tree.map(jnp.copy, walk)  # a step donates what it is given; the caller's stays
+    walk = _copy(walk)  # a step donates what it is given; the caller's stays
     rows, sizes = [], []
     for batch in batches:
         batch = _inputs.pair("a batch of data", batch)
@@ -871,24 +876,6 @@ def _walk(
     return walk, stacked, np.asarray(sizes, np.float32)
 
 
-def _evaluate(
-    check: "_Check", params: PyTree, state: PyTree, source: Any, batch_size: int
-) -> dict[str, Any]:
-    """Means over a data set: compiled as a whole, or batch by batch where it comes so."""
-    if isinstance(source, tuple):
-        return check.whole(params, state, source, batch_size=batch_size)
-    rows, sizes = [], []
-    for batch in source(0):
-        batch = _inputs.pair("a batch of data", batch)
-        rows.append(check.batch(params, state, batch))
-        sizes.append(jax.tree.leaves(batch)[0].shape[0])
-    if not rows:
-        raise ValueError("data must give at least one batch, got none")
-    share = np.asarray(sizes, np.float32) / np.float32(sum(sizes))
-    host = jax.device_get(rows)
-    return {name: np.stack([row[name] for row in host], axis=-1) @ share for name in host[0]}
-
-
 # --- compiled once for the same functions ---------------------------------------------------------
 
 
@@ -896,11 +883,6 @@ class _Compiled(NamedTuple):
     epoch: Any
     step: Any
     value: Any
-
-
-class _Check(NamedTuple):
-    whole: Any
-    batch: Any
 
 
 @functools.lru_cache(maxsize=64)
@@ -927,68 +909,45 @@ def _compiled(recipe: _Recipe, lanes: str, in_memory: bool) -> _Compiled:
 
 
 @functools.lru_cache(maxsize=64)
+def _starter(
+    recipe: _Recipe,
+    stopping: early_stopping.Rule | None,
+    keep_best: bool,
+    num_runs: int | None,
+    shared: bool,
+) -> Any:
+    """The state before the first update; `shared` where all runs have the parameters of one."""
+    average = recipe.average
+
+    def start(settings: PyTree, params: PyTree, state: PyTree) -> TrainState:
+        zero = jnp.zeros((), jnp.int32)
+        made = TrainState(
+            params=params,
+            state=state,
+            opt_state=_optimizer(recipe.optimizer, settings).init(params),
+            average=average.init(params) if average is not None else None,
+            key=zero,  # the caller puts the key in its place
+            epoch=zero,
+            step=zero,
+            stopping=stopping.init() if stopping is not None else None,
+            best=early_stopping.start_best((params, state)) if keep_best else None,
+            status=zero,
+        )
+        return jax.tree.map(_inputs.strong, made)
+
+    if num_runs is not None:
+        axis = None if shared else 0
+        start = jax.vmap(start, (0, axis, axis), axis_size=num_runs)
+    return jax.jit(start)
+
+
+@functools.lru_cache(maxsize=64)
 def _finisher(stopping: early_stopping.Rule | None, lanes: str) -> Any:
     finish = functools.partial(_finish, stopping)
     if lanes != "none":
         axes = _axes(lanes)
         finish = jax.vmap(finish, (axes, axes, 0, 0, None, 0), (axes, 0, 0))
     return jax.jit(finish)
-
-
-@functools.lru_cache(maxsize=64)
-def _evaluator(apply: Callable[..., Any], fns: tuple[tuple[str, Fn], ...], lanes: str) -> _Check:
-    def batch(params, state, pair):
-        x, targets = pair
-        outputs, _ = apply(params, state, x, train=False)
-        return {name: _wide(fn(outputs, targets)) for name, fn in fns}
-
-    def whole(params, state, data, *, batch_size):
-        n = _inputs.num_rows("data", data)
-        count, rest = divmod(n, batch_size)
-
-        def means(start: Any, size: int) -> dict[str, Array]:
-            return batch(params, state, _inputs.rows(data, start, size))
-
-        parts = []
-        if count:
-            starts = batch_size * jnp.arange(count, dtype=jnp.int32)
-            values = jax.lax.map(lambda start: means(start, batch_size), starts)
-            share = (n - rest) / n
-            parts.append(jax.tree.map(lambda value: share * value.mean(), values))
-        if rest:
-            values = means(count * batch_size, rest)
-            parts.append(jax.tree.map(lambda value: rest / n * value, values))
-        return jax.tree.map(lambda *values: sum(values[1:], values[0]), *parts)
-
-    if lanes == "none":
-        return _Check(jax.jit(whole, static_argnames="batch_size"), jax.jit(batch))
-
-    def wholes(params, state, data, *, batch_size):
-        run = functools.partial(whole, batch_size=batch_size)
-        return jax.vmap(run, (0, 0, None))(params, state, data)
-
-    batches = jax.vmap(batch, (0, 0, None))
-    return _Check(jax.jit(wholes, static_argnames="batch_size"), jax.jit(batches))
-
-
-@functools.lru_cache(maxsize=64)
-def _predictor(apply: Callable[..., Any]) -> Any:
-    def run(params, state, x, *, batch_size):
-        count, rest = divmod(_inputs.num_rows("x", x), batch_size)
-
-        def outputs(start: Any, size: int) -> PyTree:
-            return apply(params, state, _inputs.rows(x, start, size), train=False)[0]
-
-        parts = []
-        if count:
-            starts = batch_size * jnp.arange(count, dtype=jnp.int32)
-            full = jax.lax.map(lambda start: outputs(start, batch_size), starts)
-            parts.append(jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), full))
-        if rest:
-            parts.append(outputs(count * batch_size, rest))
-        return jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
-
-    return jax.jit(run, static_argnames="batch_size")
 
 
 @functools.lru_cache(maxsize=64)
@@ -1001,30 +960,6 @@ def _builder(model: Callable[[PyTree], Any]) -> Any:
         return bound.params, bound.state
 
     return jax.jit(jax.vmap(build)), applies
-
-
-def _scans_well(traced: Any) -> bool:
-    """Whether XLA compiles this epoch well as a loop.
-
-    Its compiler for CPUs brings a convolution into the one layout that it has fast code for, but
-    not inside a loop. The gradient to the kernel, as JAX writes it, is in another layout (it
-    contracts over the batch), and then runs tens of times slower.
-    """
-    if jax.default_backend() != "cpu" or not _holds_convolution(traced.jaxpr.jaxpr):
-        return True
-    layouts = re.findall(r"dim_numbers = \[(.*?)\]x\[(.*?)\]", traced.lower().as_text())
-    return all(re.fullmatch(r"b, .*f x .*i, o", " x ".join(layout)) for layout in layouts)
-
-
-def _holds_convolution(jaxpr: Any) -> bool:
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "conv_general_dilated":
-            return True
-        for value in jax.tree.leaves(list(eqn.params.values())):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns") and _holds_convolution(inner):
-                return True
-    return False
 
 
 # --- small parts ----------------------------------------------------------------------------------
@@ -1046,14 +981,9 @@ def _optimizer(optimizer: Any, settings: PyTree) -> optax.GradientTransformation
 
 def _norm(tree: PyTree) -> Array:
     """Euclidean norm of all leaves together, in at least float32."""
-    squares = [jnp.square(_wide(leaf)).sum() for leaf in jax.tree.leaves(tree)]
+    squares = [jnp.square(_evaluation.wide(leaf)).sum() for leaf in jax.tree.leaves(tree)]
     dtype = jnp.result_type(*{s.dtype for s in squares}) if squares else jnp.float32
     return jnp.sqrt(sum((s.astype(dtype) for s in squares), jnp.zeros((), dtype)))
-
-
-def _wide(value: ArrayLike) -> Array:
-    array = jnp.asarray(value)
-    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 
 def _int32(*numbers: int) -> list[np.int32]:
@@ -1081,8 +1011,19 @@ def _axes(lanes: str) -> Any:
     return TrainState(**{**fields, "key": 0 if lanes == "own keys" else None})
 
 
+@jax.jit
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, tree)
+
+
+@jax.jit
 def _lane(tree: PyTree, index: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+@jax.jit
+def _set_lane(tree: PyTree, index: int, own: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf, value: leaf.at[index].set(value), tree, own)
 
 
 def _lane_of(states: TrainState, index: int) -> TrainState:
@@ -1090,36 +1031,20 @@ def _lane_of(states: TrainState, index: int) -> TrainState:
     return _lane(states._replace(key=jnp.zeros(index + 1)), index)._replace(key=key)
 
 
-def _fresh(
-    num_runs: int | None,
-    key: Array,
-    bound: Bound,
-    recipe: _Recipe,
-    settings: PyTree,
-    stopping: early_stopping.Rule | None,
-    keep_best: Any,
-) -> TrainState:
-    """The state before the first update."""
-    average, zero = recipe.average, jnp.zeros((), jnp.int32)
+def _how_it_ended(states: TrainState, run: int, num_epochs: int) -> str:
+    def number(leaf: Array) -> Any:
+        return np.atleast_1d(leaf)[run].item()
 
-    def build(settings: PyTree, params: PyTree, state: PyTree) -> TrainState:
-        return TrainState(
-            params=params,
-            state=state,
-            opt_state=_optimizer(recipe.optimizer, settings).init(params),
-            average=average.init(params) if average is not None else None,
-            key=zero,  # its place is taken below
-            epoch=zero,
-            step=zero,
-            stopping=stopping.init() if stopping is not None else None,
-            best=early_stopping.start_best((params, state)) if keep_best else None,
-            status=zero,
-        )
-
-    if num_runs is not None:
-        build = jax.vmap(build, axis_size=num_runs)
-    made = build(settings, bound.params, bound.state)
-    return jax.tree.map(_inputs.strong, made)._replace(key=key)
+    status, best = number(states.status), states.best
+    if status == NOT_FINITE:
+        return f"not finite since update {number(states.step)}: nothing was done"
+    return _report.ended(
+        number(states.epoch),
+        number(states.step),
+        num_epochs,
+        stopped=status == STOPPED,
+        best=None if best is None else (number(best.loss), number(best.epoch)),
+    )
 
 
 def _put_back(
@@ -1131,7 +1056,7 @@ def _put_back(
     if lane is None:
         return after._replace(**old, best=before.best, stopping=before.stopping)
     new = {name: getattr(after, name) for name in fields}
-    return after._replace(**jax.tree.map(lambda all_, own: all_.at[lane].set(own), new, old))
+    return after._replace(**_set_lane(new, lane, old))
 
 
 def _best_or(last: PyTree, best: early_stopping.Best | None) -> PyTree:
@@ -1146,45 +1071,3 @@ def _best_or(last: PyTree, best: early_stopping.Best | None) -> PyTree:
         return jnp.where(found.reshape(found.shape + (1,) * (kept.ndim - found.ndim)), kept, end)
 
     return jax.tree.map(choose, best.params, last)
-
-
-def _not_finite(losses: np.ndarray, first: int, step: int, epoch: int, kept: int) -> str:
-    what = f"parameters or validation loss were not finite after epoch {epoch + 1}"
-    if first < len(losses):
-        what = f"the loss was {losses[first]} at update {step + first + 1}"
-        what += f" (epoch {epoch + 1}, batch {first + 1} of {len(losses)})"
-    return (
-        f"{what}; the parameters kept are those after update {kept}, the last with a finite loss. "
-        "Try a smaller learning rate or clip_norm, and look at the data"
-    )
-
-
-def _ended(state: TrainState, num_epochs: int) -> str:
-    done, code = int(state.epoch), int(state.status)
-    if code == NOT_FINITE:
-        return f"not finite since update {int(state.step)}: nothing was done"
-    text = f"{done} epochs, {int(state.step)} updates"
-    if code == STOPPED:
-        text = f"stopped by the rule after epoch {done} of {num_epochs}"
-    if state.best is not None and int(state.best.epoch) >= 0:
-        text += f"; lowest validation loss {float(state.best.loss):.6g}"
-        text += f" after epoch {int(state.best.epoch) + 1}"
-    return text
-
-
-@contextlib.contextmanager
-def _bar(progress: bool, num_epochs: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    if not progress:
-        yield lambda done, row: None
-        return
-    from rich.progress import Progress
-
-    with Progress() as bar:
-        task = bar.add_task("training", total=num_epochs)
-
-        def tell(done: int, row: dict[str, Any]) -> None:
-            lowest = {name: np.fmin.reduce(row[name], axis=None) for name in row}
-            shown = [f"{n} {lowest[n]:.4g}" for n in ("loss", "validation_loss") if n in lowest]
-            bar.update(task, completed=done, description=", ".join(shown))
-
-        yield tell

@@ -132,7 +132,7 @@ def test_a_small_id_type_in_a_large_table():
 # Windows
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)  # every shape is compiled
 @given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 4))
 def test_windows_are_slices(length, before, after):
     ids = np.random.default_rng(length).integers(1, 7, (2, length))
@@ -293,11 +293,6 @@ def test_module_begins_standard_normal():
         ),
         (lambda: embedding.lookup(TABLE, [0.0]), TypeError, "ids must be an integer array"),
         (lambda: embedding.lookup(TABLE[0], [0]), ValueError, "table must be 2-D, got shape (4,)"),
-        (
-            lambda: embedding.lookup(np.zeros((0, 4)), []),
-            TypeError,
-            "ids must be an integer array",
-        ),
         (
             lambda: embedding.lookup(np.zeros((0, 4)), np.zeros(0, int)),
             ValueError,

@@ -282,34 +282,30 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from mlnotes_jax.training import reproducibility as rp
 
-@jax.jit
-def train(key, params, x, y):
-    def loss(params, key, x, y):
-        hidden = jax.nn.relu(x @ params["first"])
-        kept = jax.random.bernoulli(key, 0.5, hidden.shape)
-        logits = jnp.where(kept, 2 * hidden, 0.0) @ params["last"]
-        return -(jax.nn.log_softmax(logits) * jax.nn.one_hot(y, 3)).sum(axis=1).mean()
+def loss(params, kept, x, y):
+    hidden = jnp.where(kept, 2 * jax.nn.relu(x @ params["first"]), 0.0)
+    return -(jax.nn.log_softmax(hidden @ params["last"]) * y).sum(axis=1).mean()
 
-    def step(carry, i):
+@jax.jit
+def train(params, kept, rows, x, y):
+    def step(carry, batch):
         params, speed = carry
-        rows = jax.random.permutation(rp.stream(key, "shuffle", i // 4), 128)
-        rows = jax.lax.dynamic_slice_in_dim(rows, i % 4 * 32, 32)
-        value, grads = jax.value_and_grad(loss)(params, rp.stream(key, "drop", i), x[rows], y[rows])
+        kept, rows = batch
+        value, grads = jax.value_and_grad(loss)(params, kept, x[rows], y[rows])
         speed = jax.tree.map(lambda v, g: 0.9 * v + g, speed, grads)
         return (jax.tree.map(lambda p, v: p - 0.1 * v, params, speed), speed), value
 
-    speed = jax.tree.map(jnp.zeros_like, params)
-    return jax.lax.scan(step, (params, speed), jnp.arange(40))
+    return jax.lax.scan(step, (params, jax.tree.map(jnp.zeros_like, params)), (kept, rows))
 
 key = jax.random.key(int(sys.argv[1]))
-generator = np.random.default_rng(rp.seed(rp.stream(key, "data")))
+generator = np.random.default_rng(rp.seed(rp.stream(key, "numpy")))
 x = jnp.asarray(generator.normal(size=(128, 16)), jnp.float32)
-y = jnp.asarray(generator.integers(0, 3, 128), jnp.int32)
-params = {
-    "first": jax.random.normal(rp.stream(key, "first"), (16, 32)) / 4,
-    "last": jax.random.normal(rp.stream(key, "last"), (32, 3)) / 4,
-}
-state, losses = train(key, params, x, y)
+y = jnp.asarray(np.eye(3)[generator.integers(0, 3, 128)], jnp.float32)
+rows = jnp.asarray([generator.permutation(128)[:32] for _ in range(40)], jnp.int32)
+kept = jax.random.bernoulli(rp.stream(key, "dropout"), 0.5, (40, 32, 32))
+params = {name: jax.random.normal(rp.stream(key, name), (512,)) / 4 for name in ("first", "last")}
+params = {"first": params["first"].reshape(16, 32), "last": params["last"][:96].reshape(32, 3)}
+state, losses = train(params, kept, rows, x, y)
 assert losses[-4:].mean() < losses[:4].mean()
 print(rp.fingerprint((state, losses)))
 """

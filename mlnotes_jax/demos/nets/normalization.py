@@ -588,7 +588,7 @@ def averaged_together(name: str) -> Any:
         )[0],
     }
     corner = (0,) * x.ndim
-    return np.asarray(jax.grad(lambda x: functions[name](x)[corner])(x) != 0)
+    return np.asarray(jax.jit(jax.grad(lambda x: functions[name](x)[corner]))(x) != 0)
 
 
 def draw_axes() -> "Figure":

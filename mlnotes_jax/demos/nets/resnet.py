@@ -477,6 +477,7 @@ def plot(result: Result) -> "Figure":
             ylabel="norm of its gradient",
             title="The first gradient",
         )
+        gradients.xaxis.get_major_locator().set_params(integer=True)
         curves.legend(fontsize="small")
         gradients.legend(fontsize="small")
     return figure
