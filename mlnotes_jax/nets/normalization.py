@@ -610,8 +610,8 @@ def singular_vectors(
     """
     matrix = _matrix("kernel", kernel)
     _checks.positive_int("num_steps", num_steps)
-    right = jax.random.normal(key, matrix.shape[1:], matrix.dtype)
-    return _iterate(matrix, right, num_steps, 1e-12)
+    left = jax.random.normal(key, matrix.shape[:1], matrix.dtype)
+    return _iterate(matrix, left, num_steps, 1e-12)
 
 
 def spectral_norm(
@@ -625,7 +625,7 @@ def spectral_norm(
 
     The linear map $x \mapsto x W$ then stretches no vector: its Lipschitz constant is 1. With the
     kernel as a matrix $W$ of shape `(inputs, out)`, one step of the power iteration is
-    $u \leftarrow W v / \lVert W v \rVert$, $v \leftarrow W^\top u / \lVert W^\top u \rVert$, and
+    $v \leftarrow W^\top u / \lVert W^\top u \rVert$, $u \leftarrow W v / \lVert W v \rVert$, and
     the estimate is $\hat\sigma = u^\top W v \le \sigma$. The vectors count as constants, so that
     $\partial \hat\sigma / \partial W = u v^\top$, which is exact once they have converged.
 
@@ -656,6 +656,7 @@ def spectral_norm(
     Note:
         For a convolution this is the norm of the kernel as a matrix, as in PyTorch and Flax, not
         that of the whole linear map, which depends on the size of the picture and may be larger.
+        The step is that of `torch.nn.utils.parametrizations`; Flax starts it from $v$.
 
     Reference:
         Miyato, Kataoka, Koyama and Yoshida, "Spectral Normalization for Generative Adversarial
@@ -668,7 +669,7 @@ def spectral_norm(
             raise ValueError(f"vectors.{name} must have shape {(size,)}, got {vector.shape}")
     fixed = SingularVectors(*(vector.astype(matrix.dtype) for vector in vectors))
     if num_steps:
-        fixed = _iterate(jax.lax.stop_gradient(matrix), fixed.right, num_steps, epsilon)
+        fixed = _iterate(jax.lax.stop_gradient(matrix), fixed.left, num_steps, epsilon)
     left, right = fixed = jax.lax.stop_gradient(fixed)
     sigma = left @ (matrix @ right)
     kernel = jnp.asarray(kernel)
@@ -1109,16 +1110,16 @@ def _matrix(name: str, kernel: ArrayLike) -> Array:
     return array.reshape(-1, array.shape[-1]).astype(_n.wide_dtype(array.dtype))
 
 
-def _iterate(matrix: Array, right: Array, num_steps: int, epsilon: ArrayLike) -> SingularVectors:
+def _iterate(matrix: Array, left: Array, num_steps: int, epsilon: ArrayLike) -> SingularVectors:
     least = jnp.asarray(epsilon, matrix.dtype)
 
     def unit(vector: Array) -> Array:
         return vector / jnp.maximum(jnp.linalg.norm(vector), least)
 
-    left = jnp.zeros(matrix.shape[:1], matrix.dtype)
+    right = jnp.zeros(matrix.shape[1:], matrix.dtype)
     for _ in range(num_steps):
-        left = unit(matrix @ right)
         right = unit(left @ matrix)
+        left = unit(matrix @ right)
     return SingularVectors(left, right)
 
 

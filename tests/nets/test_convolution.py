@@ -281,12 +281,10 @@ def test_memory_without_training_holds_two_layers():
         ({"padding": 1}, (3, 3, 4, 6)),
         ({"stride": (2, 3), "padding": ((0, 3), (2, 1)), "dilation": (2, 1)}, (3, 2, 4, 6)),
         ({"groups": 2, "padding": 2}, (5, 5, 2, 6)),
-        ({"groups": 4, "padding": 1}, (3, 3, 1, 4)),  # depthwise
-        ({"groups": 4, "padding": 1, "stride": 2, "dilation": 2}, (3, 2, 1, 4)),
+        ({"groups": 4, "padding": 1, "stride": 2, "dilation": 2}, (3, 2, 1, 4)),  # depthwise
         ({"groups": 4}, (3, 3, 1, 8)),  # two windows for each channel
         ({"stride": (1, 2)}, (1, 1, 4, 6)),
         ({"stride": 3, "padding": 1}, (2, 3, 4, 6)),  # windows do not overlap
-        ({"padding": 5}, (3, 3, 4, 6)),  # a frame wider than the window
         ({"stride": 4}, (3, 3, 4, 6)),  # pixels that no window sees
     ],
 )
@@ -352,7 +350,6 @@ def test_gradients_equal_those_of_jax_everywhere(slide):
     ("keywords", "kernel"),
     [
         ({"stride": 2, "padding": 1, "groups": 2}, (3, 2, 1, 4)),
-        ({"stride": 2}, (2, 1, 2, 2)),
         ({"groups": 2, "padding": 1, "dilation": 2}, (2, 2, 1, 2)),
     ],
 )
@@ -553,8 +550,7 @@ def to_torch(torch, x, w):
     ("keywords", "inputs", "outputs"),
     [
         ({"stride": 2, "padding": 1}, 3, 4),
-        ({"dilation": 2, "padding": (2, 1)}, 3, 4),
-        ({"groups": 2, "stride": (1, 2)}, 4, 6),
+        ({"groups": 2, "stride": (1, 2), "dilation": 2, "padding": (2, 1)}, 4, 6),
         ({"groups": 4, "padding": 1}, 4, 4),
     ],
 )
@@ -580,9 +576,7 @@ def test_equals_pytorch(torch, x64, keywords, inputs, outputs):
     ("keywords", "inputs", "outputs"),
     [
         ({"stride": 2, "padding": 1, "output_padding": 1}, 3, 4),
-        ({"stride": (3, 2), "output_padding": (2, 0)}, 4, 2),
-        ({"dilation": 2, "padding": 1}, 3, 4),
-        ({"groups": 2, "stride": 2}, 4, 6),
+        ({"groups": 2, "stride": (3, 2), "output_padding": (2, 0), "dilation": (1, 2)}, 4, 6),
         ({"padding": 3}, 3, 4),  # cuts off more than a window reaches
     ],
 )
@@ -622,7 +616,7 @@ def test_padding_modes_equal_pytorch(torch):
 
 @pytest.mark.parametrize(
     ("window", "stride", "padding"),
-    [(2, None, 0), (3, 2, 1), ((2, 3), (3, 1), (1, 0)), (1, 2, 0)],
+    [(2, None, 0), (3, 2, 1), ((1, 3), (2, 1), (0, 1))],
 )
 def test_pooling_equals_pytorch_ties_included(torch, window, stride, padding):
     # Small whole numbers: most windows hold their maximum more than once.
@@ -721,24 +715,29 @@ def test_pooling_equals_reduce_window(window, stride, padding, height, width):
     assert ours[0].shape[:2] == cv.output_size((height, width), window, **keywords)
 
 
+def test_pooling_gradients_both_ways(x64):
+    x = normal((2, 5, 6, 2))  # no ties: differentiable
+
+    @jax.jit
+    def total(x):
+        pooled = [cv.max_pool(x, 2), cv.max_pool(x, 3, stride=2, padding=1)]
+        pooled += [cv.average_pool(x, 2), cv.min_pool(x, 3, stride=2, padding=1)]
+        return sum(jnp.sin(part).sum() for part in pooled)
+
+    chex.assert_numerical_grads(total, (x,), order=1, eps=1e-6, atol=1e-6)
+    ahead = jax.jit(lambda x, v: jax.jvp(total, (x,), (v,))[1])(x, np.cos(x))
+    np.testing.assert_allclose(ahead, (jax.jit(jax.grad(total))(x) * np.cos(x)).sum(), rtol=1e-11)
+
+
 @pytest.mark.parametrize("pool", [cv.max_pool, cv.average_pool])
-def test_pooling_gradients_both_ways(x64, pool):
-    x = normal((1, 5, 6, 2))  # no ties: differentiable
-    for window, stride, padding in ((2, None, 0), (3, 2, 1)):
-
-        @jax.jit
-        def total(x, window=window, stride=stride, padding=padding):
-            return jnp.sin(pool(x, window, stride=stride, padding=padding)).sum()
-
-        chex.assert_numerical_grads(total, (x,), order=1, eps=1e-6, atol=1e-6)
-        ahead = jax.jvp(total, (x,), (jnp.cos(x),))[1]
-        np.testing.assert_allclose(ahead, (jax.grad(total)(x) * jnp.cos(x)).sum(), rtol=1e-11)
+def test_pooling_under_jit_and_vmap(pool):
+    x = normal((2, 5, 6, 2), dtype=np.float32)
     traces = []
     jitted = jax.jit(lambda x: traces.append(1) or pool(x, 2))
-    np.testing.assert_allclose(jitted(x), pool(x, 2), rtol=1e-12)
-    np.testing.assert_allclose(jitted(x + 1), pool(x + 1, 2), rtol=1e-12)
+    np.testing.assert_allclose(jitted(x), pool(x, 2), rtol=1e-6)
+    np.testing.assert_allclose(jitted(x + 1), pool(x + 1, 2), rtol=1e-6)
     assert len(traces) == 1
-    np.testing.assert_allclose(jax.vmap(lambda one: pool(one, 2))(x), pool(x, 2), rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(lambda one: pool(one, 2))(x), pool(x, 2), rtol=1e-6)
 
 
 def test_not_a_number_wins():

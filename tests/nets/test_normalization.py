@@ -1,6 +1,7 @@
 """Normalization against closed forms, PyTorch, Flax, finite differences and its own definition."""
 
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -366,11 +367,14 @@ def test_flax_batch_norm_with_its_conventions(masked):
     theirs = nnx.BatchNorm(6, momentum=0.99, epsilon=1e-5, rngs=nnx.Rngs(0))
     ours = norm.BatchNorm(6, decay=0.99, unbiased=False, rngs=nnx.Rngs(0))
     where = np.random.default_rng(0).random(SHAPE[:3]) < 0.7 if masked else np.ones(SHAPE[:3], bool)
+    mask = jnp.asarray(where) if masked else None
+    x = jnp.asarray(draw())
     for seed in range(3):
-        x = draw(seed=seed)
+        x = jnp.asarray(draw(seed=seed))
         with jax.numpy_rank_promotion("allow"):
-            peer = theirs(x, mask=np.broadcast_to(where[..., None], SHAPE) if masked else None)
-        near(ours(x, where=where if masked else None)[where], np.asarray(peer)[where])
+            whole = None if mask is None else jnp.broadcast_to(mask[..., None], SHAPE)
+            peer = theirs(x, mask=whole)
+        near(ours(x, where=mask)[where], np.asarray(peer)[where])
     near(ours.mean[...], theirs.mean[...])
     near(ours.var[...], theirs.var[...])
     theirs.eval()
@@ -404,6 +408,7 @@ def test_weight_norm_in_torch(torch, shape):
 
 def test_spectral_norm_in_torch(torch):
     """The same vectors to begin with; three calls in train mode, then one in eval mode."""
+    torch.manual_seed(0)
     linear = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(5, 4, bias=False))
     parts = linear.parametrizations.weight
     ours = norm.SpectralNorm(nnx.Linear(5, 4, use_bias=False, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
@@ -416,6 +421,9 @@ def test_spectral_norm_in_torch(torch):
         linear.train(train)
         ours.train() if train else ours.eval()
         linear.zero_grad()
+        with torch.no_grad():  # as an optimizer would: the vectors have to follow
+            parts.original += 0.3 * torch.tensor(draw((4, 5), seed=5))
+        ours.layer.kernel[...] = jnp.asarray(parts.original.detach().numpy().T)
         out = linear(torch.tensor(x))
         out.square().sum().backward()
         params, state, apply = loop.bind(ours)
@@ -435,18 +443,20 @@ def test_spectral_norm_in_torch(torch):
 # Properties
 
 
+@jax.jit
+def pull_back(x, g):
+    y, pull = jax.vjp(lambda x: norm.batch_norm(x, epsilon=0.0)[0], x)
+    return y, pull(g)[0]
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0.25, 8.0), st.floats(-8.0, 8.0), st.integers(0, 2**16))
 def test_what_a_scale_and_a_shift_before_it_do(factor, shift, seed):
     """Nothing; and the gradient shrinks by the factor."""
     x, g = draw((6, 3), seed=seed), draw((6, 3), seed=seed + 1)
 
-    def pulled(x):
-        y, pull = jax.vjp(lambda x: norm.batch_norm(x, epsilon=0.0)[0], x)
-        return y, pull(jnp.asarray(g))[0]
-
-    y, gradient = pulled(x)
-    moved, there = pulled(np.float32(factor) * x + np.float32(shift))
+    y, gradient = pull_back(x, g)
+    moved, there = pull_back(np.float32(factor) * x + np.float32(shift), g)
     # float32: |x| up to some tens against deviations of about 2 / 4
     np.testing.assert_allclose(moved, y, atol=1e-3)
     np.testing.assert_allclose(there * factor, gradient, atol=1e-2)
@@ -564,13 +574,13 @@ def test_modules_are_values(name, graph):
 
 def test_modes_of_a_model():
     model = norm.BatchNorm(6, rngs=nnx.Rngs(0))
-    x = draw()
+    x = jnp.asarray(draw())
     assert not model.use_running_average
     model.eval()
     # mean 0, variance 1, scale 1, bias 0: nothing happens before the first batch
     np.testing.assert_allclose(model(x), x / np.sqrt(1 + 1e-5), rtol=1e-5, atol=1e-6)
     model.train()
-    near(model(x), closed_form(x, (0, 1, 2)))
+    near(model(x), closed_form(draw(), (0, 1, 2)))
     near(model.mean[...], 0.1 * x.mean((0, 1, 2)))
 
 
@@ -594,7 +604,7 @@ def test_start_of_scale_and_shift():
     bare = norm.GroupNorm(6, num_groups=2, affine=False, rngs=nnx.Rngs(0))
     assert jax.tree.leaves(nnx.state(bare, nnx.Param)) == []
     halves = [closed_form(draw()[..., part], (1, 2, 3)) for part in (slice(0, 3), slice(3, 6))]
-    near(bare(draw()), np.concatenate(halves, axis=3))
+    near(bare(jnp.asarray(draw())), np.concatenate(halves, axis=3))
 
 
 @pytest.mark.parametrize("layer", ["linear", "flax convolution", "convolution"])
@@ -641,7 +651,7 @@ def batch(**options):
     [
         (lambda: norm.batch_norm(np.ones(3)), ValueError, "x must have at least 2 axes"),
         (lambda: norm.batch_norm(np.ones((0, 3))), ValueError, "x must not be empty"),
-        (lambda: norm.batch_norm("x"), TypeError, "x must be a numeric array"),
+        (lambda: norm.batch_norm(cast(Any, "x")), TypeError, "x must be a numeric array"),
         (
             lambda: norm.batch_norm(np.ones((2, 6, 5, 5)), scale=np.ones(6)),
             ValueError,
@@ -656,7 +666,11 @@ def batch(**options):
         (lambda: batch(decay=1.5), ValueError, r"decay must be in \[0, 1\], got 1.5"),
         (lambda: batch(epsilon=-1.0), ValueError, "epsilon must not be negative"),
         (lambda: norm.BatchNorm(0, rngs=nnx.Rngs(0)), ValueError, "num_features must be at least"),
-        (lambda: norm.LayerNorm(2.0, rngs=nnx.Rngs(0)), TypeError, "num_features must be an int"),
+        (
+            lambda: norm.LayerNorm(cast(Any, 2.0), rngs=nnx.Rngs(0)),
+            TypeError,
+            "num_features must be an int",
+        ),
         (
             lambda: norm.batch_norm(draw(), where=np.ones(4)),
             TypeError,
@@ -709,7 +723,7 @@ def test_what_cannot_be_normalized_stays_nan():
     assert np.isnan(norm.batch_norm(np.array([[1.0], [np.nan]]))[0]).all()
     # But a feature without variance becomes its bias.
     np.testing.assert_array_equal(
-        norm.batch_norm(np.ones((3, 2)), bias=[1.0, 2.0])[0], [[1, 2]] * 3
+        norm.batch_norm(np.ones((3, 2)), bias=np.arange(1, 3))[0], [[1, 2]] * 3
     )
 
 
