@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-__all__ = ["Geometry", "conv", "forward", "shifts", "transposed"]
+__all__ = ["Geometry", "conv", "forward", "shifts", "transposed", "wide"]
 
 _MOST_TAPS = 64  # of a depthwise window that is written out, one product for each tap
 
@@ -233,17 +233,27 @@ def _slide(x: Array, kernel: Array, geometry: Geometry) -> Array:
         return forward(x, kernel, geometry)
     window = kernel.shape[:-2]
     weights = kernel.reshape(math.prod(window), *(1,) * (x.ndim - 1), kernel.shape[-1])
-    shifted = shifts(x, window, geometry)
-    total = next(shifted) * weights[0]
-    for number, part in enumerate(shifted, start=1):
-        total = total + part * weights[number]
-    return total
+    dtype = wide(x.dtype)
+    terms = [
+        part.astype(dtype) * weight.astype(dtype)
+        for part, weight in zip(shifts(x, window, geometry), weights, strict=True)
+    ]
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
 def _kernel_from_taps(x: Array, g: Array, window: tuple[int, ...], geometry: Geometry) -> Array:
     places = tuple(range(g.ndim - 1))
-    taps = [(part * g).sum(axis=places) for part in shifts(x, window, geometry)]
-    return jnp.stack(taps).reshape(*window, 1, g.shape[-1])
+    dtype = wide(x.dtype)
+    taps = [
+        (part.astype(dtype) * g.astype(dtype)).sum(axis=places)
+        for part in shifts(x, window, geometry)
+    ]
+    return jnp.stack(taps).reshape(*window, 1, g.shape[-1]).astype(x.dtype)
+
+
+def wide(dtype: Any) -> Any:
+    """A dtype for sums: at least float32."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def shifts(x: Array, window: tuple[int, ...], geometry: Geometry) -> Iterator[Array]:
@@ -276,7 +286,8 @@ def _input_from_patches(
     rank, stride = len(space), geometry.stride
     n, *out, _ = g.shape
     *window, channels, _ = kernel.shape
-    patches = jnp.tensordot(g, kernel, axes=[[-1], [-1]])  # (n, *out, *window, channels)
+    # (n, *out, *window, channels)
+    patches = _product(g, kernel, [[-1], [-1]])
     zero = jnp.zeros((), g.dtype)
     behind = [(0, step - taps, 0) for taps, step in zip(window, stride, strict=True)]
     if any(edge[1] for edge in behind):
@@ -306,8 +317,12 @@ def _kernel_from_patches(x: Array, g: Array, window: tuple[int, ...], geometry: 
     for i, taps in enumerate(window):
         x = lax.slice_in_dim(x, 0, taps, axis=2 + 2 * i)
     places = [0, *range(1, 2 * rank, 2)]
-    kernel = jnp.tensordot(x, g, axes=[places, list(range(rank + 1))])
-    return kernel
+    return _product(x, g, [places, list(range(rank + 1))])
+
+
+def _product(a: Array, b: Array, axes: list[list[int]]) -> Array:
+    dtype = wide(a.dtype)
+    return jnp.tensordot(a, b, axes=axes, preferred_element_type=dtype).astype(a.dtype)
 
 
 def _edges(x: Array, edges: list[tuple[int, int, int]]) -> Array:

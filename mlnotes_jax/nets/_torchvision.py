@@ -128,12 +128,12 @@ def _listed(names: list[str]) -> str:
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays, in torch's layout, to a new file that appears only when it is complete."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     try:
-        save_file(dict(arrays), part, metadata={"format": "pt"})
+        part.write_bytes(save(dict(arrays), metadata={"format": "pt"}))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

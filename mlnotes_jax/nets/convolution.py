@@ -722,7 +722,7 @@ def average_pool(
     """
     x, taps, geometry, batch = _pooling_arguments(x, window, stride, padding)
     dtype = x.dtype
-    wide = x.astype(_wide(dtype))
+    wide = x.astype(_conv_gradients.wide(dtype))
     total = _pooling.sum_windows(wide, taps, geometry.stride, geometry.pads)
     if count_padding or not any(map(any, geometry.pads)):
         mean = total / math.prod(taps)
@@ -761,7 +761,7 @@ def global_average_pool(
     if 0 in x.shape[-rank - 1 : -1]:
         raise ValueError(f"x must not be empty, got shape {x.shape}")
     axes = tuple(range(-rank - 1, -1))
-    return x.astype(_wide(x.dtype)).mean(axis=axes).astype(x.dtype)
+    return x.astype(_conv_gradients.wide(x.dtype)).mean(axis=axes).astype(x.dtype)
 
 
 # --- Sizes and costs ------------------------------------------------------------------------------
@@ -1143,11 +1143,6 @@ def _finish(y: Any, bias: ArrayLike | None, batch: tuple[int, ...]) -> Array:
             raise TypeError(f"bias must have the dtype of x, {y.dtype}, got {bias.dtype}")
         y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
     return _unflatten_batch(y, batch)
-
-
-def _wide(dtype: Any) -> Any:
-    """A dtype for sums: at least float32."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _pooling_arguments(

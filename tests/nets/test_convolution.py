@@ -531,6 +531,12 @@ def test_low_precision_stays_and_integers_are_promoted():
     w = jnp.ones((2, 2, 1, 1), jnp.bfloat16)
     assert cv.conv(x, w).dtype == jnp.bfloat16
     assert jax.grad(lambda w: cv.conv(x, w).sum())(w).dtype == jnp.bfloat16
+    # A sum of 1024 ones is exact only where it does not run in bfloat16, which stops at 256.
+    many = jnp.ones((4, 16, 16, 2), jnp.bfloat16)
+    for shape, options in (((1, 1, 2, 2), {}), ((1, 1, 1, 2), {"groups": 2})):
+        one = jnp.ones(shape, jnp.bfloat16)
+        by_one = jax.jit(jax.grad(lambda w, o=options: cv.conv(many, w, **o).sum()))(one)
+        np.testing.assert_array_equal(by_one.astype(jnp.float32), np.full(shape, 1024.0))
     assert cv.average_pool(x, 2).dtype == cv.max_pool(x, 2).dtype == jnp.bfloat16
     picture = np.full((4, 4, 1), 200, np.uint8)
     sums = cv.conv(picture, np.ones((2, 2, 1, 1), np.float32))

@@ -403,6 +403,8 @@ def test_weights_survive_the_file_bit_for_bit(tmp_path):
     chex.assert_trees_all_equal(leaves(loaded), leaves(trained))
     chex.assert_trees_all_equal(leaves(other), before)  # the model given is not changed
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+    with pytest.raises(FileNotFoundError):
+        resnet.save_torchvision(trained, tmp_path / "none" / "weights.safetensors")
 
     from safetensors.numpy import load_file, save_file
 
