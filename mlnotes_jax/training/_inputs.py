@@ -149,6 +149,11 @@ def strong(leaf: Any) -> Array:
 
 
 def _finite(name: str, leaf: Any) -> None:
+    if isinstance(leaf, jax.Array) and jax.default_backend() != "cpu":
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if floats and not bool(jnp.isfinite(leaf).all()):  # there, and not copied from there
+            _checks.finite(name, leaf)
+        return
     array: Any = np.asarray(leaf)
     if array.dtype.kind == "f":
         with np.errstate(all="ignore"):

@@ -42,7 +42,7 @@ def ended(
     epochs: int, updates: int, num_epochs: int, *, stopped: bool, best: tuple[float, int] | None
 ) -> str:
     """Say how a run ended; `best` is the lowest validation loss and its epoch."""
-    text = f"{epochs} epochs, {updates} updates"
+    text = f"{epochs} epoch{'s' * (epochs != 1)}, {updates} update{'s' * (updates != 1)}"
     if stopped:
         text = f"stopped by the rule after epoch {epochs} of {num_epochs}"
     if best is not None and best[1] >= 0:

@@ -732,7 +732,8 @@ def test_bind_needs_a_module():
 
 def test_every_option_is_documented():
     named = inspect.signature(loop.fit).parameters
-    assert all(f"        {name}: " in loop.fit.__doc__ for name in named)
+    text = inspect.getdoc(loop.fit) or ""
+    assert all(f"\n    {name}: " in text for name in named)
 
 
 # --- the demo -------------------------------------------------------------------------------------

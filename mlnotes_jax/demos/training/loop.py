@@ -32,6 +32,7 @@ __all__ = ["Result", "plot", "problem", "run", "sgd", "tables"]
 LOWEST, HIGHEST = 1e-3, 1e2
 HIDDEN = 32
 PATIENCE = 10
+TOP = 100.0  # of the picture
 LOSS = losses.softmax_cross_entropy_with_integer_labels
 
 
@@ -175,7 +176,7 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             {
                 "rate": f"{rate:.3g}",
                 "ended": status,
-                "training loss": f"{loss[-1]:.4f}" if np.isfinite(loss[-1]) else "",
+                "training loss": f"{loss[-1]:.4g}" if np.isfinite(loss[-1]) else "",
                 "accuracy": f"{share[-1]:.1%}" if np.isfinite(loss[-1]) else "",
             }
             for rate, loss, share, status in zip(
@@ -215,11 +216,12 @@ def plot(result: Result) -> "Figure":
             over_rate.plot([], [], ":", color=figures.VERMILLION, label="not finite")
             over_rate.legend(fontsize="small")
         over_rate.set(xlabel="learning rate", ylabel="training loss at the end")
+        over_rate.set_ylim(top=min(TOP, 2 * final[fine].max()))  # beyond, it only goes up
         over_rate.set_title(f"{len(result.rates)} runs, one program")
 
         epochs = 1 + np.arange(result.loss.shape[1])
         best = int(np.where(fine, final, np.inf).argmin())
-        largest = int(np.flatnonzero(fine)[-1])
+        largest = int(np.flatnonzero(fine & (np.where(fine, final, np.inf) < TOP))[-1])
         for index in dict.fromkeys((0, best // 2, best, largest)):
             label = f"rate {result.rates[index]:.2g}"
             over_epoch.semilogy(epochs, result.loss[index], label=label)
