@@ -6,6 +6,4 @@ Modules:
 
 from mlnotes_jax import _lazy
 
-__getattr__, __dir__, __all__ = _lazy.submodules(
-    __name__, ["early_stopping"]
-)
+__getattr__, __dir__, __all__ = _lazy.submodules(__name__, ["early_stopping"])

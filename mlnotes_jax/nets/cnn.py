@@ -191,8 +191,12 @@ class CNN(nnx.Module):
         self.num_classes = num_classes
         self.activation = activation
         window = stages[0].window if stages else 3
-        self.stem = stem and convolution.Conv(
-            channels, stem, window, padding=_padding(window), use_bias=use_bias, rngs=rngs
+        self.stem = (
+            None
+            if stem is None
+            else convolution.Conv(
+                channels, stem, window, padding=_padding(window), use_bias=use_bias, rngs=rngs
+            )
         )
         channels = stem or channels
         blocks = []

@@ -433,10 +433,10 @@ def test_spectral_norm_in_torch(torch):
         ours.layer.kernel[...] = jnp.asarray(parts.original.detach().numpy().T)
         out = linear(torch.tensor(x))
         out.square().sum().backward()
-        params, state, apply = loop.bind(ours)
+        params, before, apply = loop.bind(ours)
 
-        def loss(params, state=state, apply=apply, train=train):
-            y, after = apply(params, state, x, train=train)
+        def loss(params, before=before, apply=apply, train=train):
+            y, after = apply(params, before, x, train=train)
             return jnp.square(y).sum(), (y, after)
 
         gradient, (y, state) = jax.jit(jax.grad(loss, has_aux=True))(params)

@@ -217,7 +217,7 @@ def plot(result: Result) -> "Figure":
 
     with figures.style():
         figure = plt.figure(figsize=(9, 4.2))
-        left, right = figure.subfigures(1, 2, width_ratios=(5, 4))
+        left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(5, 4)))
         loss, share = left.subplots(1, 2)
         epochs = np.arange(1, len(result.history["loss"]) + 1)
         loss.plot(epochs, result.history["loss"], marker="o", label="training")

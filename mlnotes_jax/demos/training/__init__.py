@@ -2,6 +2,4 @@
 
 from mlnotes_jax import _lazy
 
-__getattr__, __dir__, __all__ = _lazy.submodules(
-    __name__, ["loop"]
-)
+__getattr__, __dir__, __all__ = _lazy.submodules(__name__, ["loop"])
