@@ -267,7 +267,7 @@ def fit(
     record_norm: bool = False,
     epoch: Literal["auto", "scan", "steps"] = "auto",
     remainder: Literal["drop", "keep"] = "drop",
-    start: TrainState | None = None,
+    start: TrainState | Callable[[TrainState], TrainState] | None = None,
     on_epoch: Callable[[TrainState, dict[str, Any]], None] | None = None,
     progress: bool = False,
 ) -> FitResult:
@@ -316,7 +316,9 @@ def fit(
             keys and the results are the same. Batches from an iterable always are steps.
         remainder: What becomes of the last n mod `batch_size` rows of an epoch's order: left out,
             or a smaller batch.
-        start: Go on from here, with the same key and options. The result is bit for bit that of a
+        start: Go on from here, with the same key and options; or a function that is given the
+            state before the first epoch and returns the one to go on from, such as
+            `lambda fresh: checkpoints.resume(folder, fresh)`. The result is bit for bit that of a
             run without a break. A state with `status` other than 0 has ended, and stays as it is.
         on_epoch: Called with the state and the numbers of each epoch: for saving or printing. The
             state may be kept.
@@ -740,7 +742,7 @@ def _train(
     record_norm: bool,
     epoch: str,
     remainder: Any,
-    start: TrainState | None,
+    start: TrainState | Callable[[TrainState], TrainState] | None,
     on_epoch: Callable[[TrainState, dict[str, Any]], None] | None,
     progress: bool,
 ) -> tuple[tuple[PyTree, PyTree], dict[str, np.ndarray], TrainState, list[str]]:
@@ -799,6 +801,7 @@ def _train(
     begin = _starter(recipe, stopping, kept, num_runs, shared)
     state = begin(settings, bound.params, bound.state)._replace(key=key)
     if start is not None:
+        start = start(state) if callable(start) else start
         _inputs.check_start(start, state)
         state = start
     if epoch == "auto" and in_memory:

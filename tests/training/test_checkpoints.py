@@ -697,10 +697,7 @@ generator = np.random.default_rng(0)
 normal = lambda *shape: jnp.asarray(generator.normal(size=shape).astype(np.float32))
 model = loop.Bound({"first": normal(8, 16), "last": normal(16, 3)}, {"mean": jnp.zeros(())}, apply)
 x, y = normal(96, 8), generator.integers(0, 3, 96).astype(np.int32)
-key, optimizer, zero = jax.random.key(0), optax.sgd(0.05, momentum=0.9), jnp.zeros((), jnp.int32)
-fresh = loop.TrainState(
-    *model[:2], optimizer.init(model.params), None, key, zero, zero, None, None, zero
-)
+key, optimizer = jax.random.key(0), optax.sgd(0.05, momentum=0.9)
 ballast = generator.normal(size=2**20)  # 8 MiB, so that writing takes time
 
 def on_epoch(state, row):
@@ -708,8 +705,11 @@ def on_epoch(state, row):
         signal.pause()  # however late the other process looks, it is not too late
     checkpoints.save(folder, state.epoch, {"train": state, "ballast": ballast}, keep_last=2)
 
-start = checkpoints.resume(folder, {"train": fresh, "ballast": ballast})["train"]
-print(int(start.epoch), flush=True)
+def start(fresh):
+    found = checkpoints.resume(folder, {"train": fresh, "ballast": ballast})["train"]
+    print(int(found.epoch), flush=True)
+    return found
+
 result = loop.fit(
     key, model, optimizer, losses.softmax_cross_entropy_with_integer_labels, (x, y),
     num_epochs=6, batch_size=16, epoch="steps", start=start, on_epoch=on_epoch,
