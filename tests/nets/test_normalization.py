@@ -416,35 +416,35 @@ def test_spectral_norm_in_torch(torch):
     torch.manual_seed(0)
     linear = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(5, 4, bias=False))
     parts = linear.parametrizations.weight
-    ours: Any = norm.SpectralNorm(
-        nnx.Linear(5, 4, use_bias=False, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)
-    )
+    ours = norm.SpectralNorm(nnx.Linear(5, 4, use_bias=False, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
     ours.layer.kernel[...] = jnp.asarray(parts.original.detach().numpy().T)
     # PyTorch's matrix is (out, in): its u belongs to the outputs.
     ours.left[...] = jnp.asarray(parts[0]._v.numpy())
     ours.right[...] = jnp.asarray(parts[0]._u.numpy())
     x = draw((3, 5))
+    params, state, apply = loop.bind(ours)
+
+    @partial(jax.jit, static_argnums=2)
+    def gradient(params, state, train):
+        def squares(params):
+            y, after = apply(params, state, x, train=train)
+            return jnp.square(y).sum(), (y, after)
+
+        return jax.grad(squares, has_aux=True)(params)
+
     for train in (True, True, True, False):
         linear.train(train)
-        ours.train() if train else ours.eval()
         linear.zero_grad()
         with torch.no_grad():  # as an optimizer would: the vectors have to follow
             parts.original += 0.3 * torch.tensor(draw((4, 5), seed=5))
-        ours.layer.kernel[...] = jnp.asarray(parts.original.detach().numpy().T)
+        params["layer"]["kernel"] = jnp.asarray(parts.original.detach().numpy().T)
         out = linear(torch.tensor(x))
         out.square().sum().backward()
-        params, before, apply = loop.bind(ours)
-
-        def loss(params, before=before, apply=apply, train=train):
-            y, after = apply(params, before, x, train=train)
-            return jnp.square(y).sum(), (y, after)
-
-        gradient, (y, state) = jax.jit(jax.grad(loss, has_aux=True))(params)
+        of_params, (y, state) = gradient(params, state, train)
         near(y, out.detach().numpy())
-        near(gradient["layer"]["kernel"], parts.original.grad.numpy().T)
+        near(of_params["layer"]["kernel"], parts.original.grad.numpy().T)
         near(state["left"], parts[0]._v.numpy())
         near(state["right"], parts[0]._u.numpy())
-        ours = loop.merge(ours, params, state)
 
 
 # Properties
@@ -751,12 +751,12 @@ def test_what_the_page_claims():
     assert medians["drift"][2] > 3 * medians["drift"][0] > 30 * medians["drift"][1]
     assert medians["smoothness"][0] > 2 * medians["smoothness"][2]
     accuracy = {name: np.asarray(sweep.accuracy) for name, sweep in result.sweeps.items()}
-    assert accuracy["norm, noise, ReLU"].max() > demo.GOOD
-    widest = {name: result.rates[values > demo.GOOD] for name, values in accuracy.items()}
-    assert widest["norm, sigmoid"].max() > widest["sigmoid"].max(initial=0)
-    # Away from the start, more rates train with normalization than without.
-    for plain, normed in (("ReLU", "norm, ReLU"), ("sigmoid", "sigmoid, norm")):
-        assert len(widest[normed]) >= len(widest[plain])
+    largest = {
+        name: result.rates[values > demo.GOOD].max(initial=0) for name, values in accuracy.items()
+    }
+    # Over three seeds: 0.3 to 1 without normalization, 3 with it; sigmoid 1 to 3 against 10.
+    assert min(largest["norm, ReLU"], largest["norm, noise, ReLU"]) > largest["ReLU"]
+    assert largest["norm, sigmoid"] > max(largest["sigmoid"], largest["sigmoid, norm"])
     assert all(len(row) for rows in demo.tables(result).values() for row in rows)
     for sweep in result.sweeps.values():
         assert sweep.loss.shape == result.rates.shape

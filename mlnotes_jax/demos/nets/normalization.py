@@ -273,7 +273,7 @@ def run(
 
     Args:
         key: Draws the split, the weights, the order of the rows and the noise.
-        quick: Two hidden layers, five epochs, five learning rates, forty steps of the probes.
+        quick: Two hidden layers, five epochs, forty steps of the probes.
         data: Which pictures.
         data_dir: Folder of Fashion-MNIST.
         num_examples: At most so many are trained on; the digits have 1437.
@@ -287,7 +287,7 @@ def run(
         Sweeps and probes.
     """
     if quick:
-        depth, num_epochs, num_rates, probe_steps = 2, 5, 5, 40
+        depth, num_epochs, probe_steps = 2, 5, 40
     split_key, weight_key, draw_key = jax.random.split(key, 3)
     given = problem(split_key, data=data, data_dir=data_dir, num_examples=num_examples)
     rates = np.geomspace(1e-3, 10, num_rates).astype(np.float32)
@@ -557,7 +557,8 @@ def plot(result: Result) -> "Figure":
         shift.set(ylabel="relative change of the gradient", title="Shift by the layers before")
         for axis in (surface, smooth, drift, shift):
             axis.set_xlabel("step")
-            axis.legend(fontsize="x-small")
+        surface.legend(fontsize="x-small")
+        drift.legend(fontsize="x-small")  # for its neighbours, too: there is no room there
     return figure
 
 
@@ -608,7 +609,8 @@ def draw_axes() -> "Figure":
                 count = f"{marked.sum()} of {marked.size} share a mean"
             else:
                 _draw_kernel(axis, marked)
-                count = f"{marked.sum()} of {marked.size} share a length"
+                what = "length" if name == "weight" else "norm"
+                count = f"{marked.sum()} of {marked.size} share a {what}"
             axis.set_title(f"{name}\n{count}", fontsize="small")
             axis.set_aspect("equal")
             axis.axis("off")
