@@ -14,11 +14,9 @@ recognition* (Proceedings of the IEEE, 1998), section II; the form of the patter
 course CS231n (Stanford), *Convolutional networks*, "Layer patterns".
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -32,12 +30,11 @@ from mlnotes_jax.nets.normalization import BatchNorm
 __all__ = [
     "CNN",
     "ConvBlock",
-    "Row",
     "Stage",
     "advice",
+    "layers",
     "notes_cnn",
     "pattern",
-    "plan",
     "small_cnn",
 ]
 
@@ -57,22 +54,6 @@ class Stage(NamedTuple):
     widths: tuple[int, ...]
     window: int = 3
     pool: int | None = 2
-
-
-class Row(NamedTuple):
-    """One layer of a network, for a table.
-
-    Attributes:
-        layer: What it is, such as `conv 3x3`.
-        shape: Of its output for one picture: (height, width, channels), or (features,).
-        parameters: Trained numbers.
-        multiply_adds: Products and sums for one picture; of convolutions and linear layers only.
-    """
-
-    layer: str
-    shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
 
 
 class ConvBlock(nnx.Module):
@@ -384,52 +365,61 @@ def advice(in_shape: Sequence[int], stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def plan(model: CNN) -> tuple[Row, ...]:
-    """Shapes, parameters and work of a network, layer by layer, for one picture.
+def layers(model: CNN) -> tuple[convolution.Layer, ...]:
+    """Describe a network layer by layer, for the calculators of `convolution`.
 
     Args:
         model: The network.
 
     Returns:
-        One row for each convolution (with its normalization), pooling and linear layer.
+        What `convolution.costs`, `receptive_field` and `memory` take.
 
     Example:
         >>> from flax import nnx
-        >>> from mlnotes_jax.nets import cnn
-        >>> rows = cnn.plan(cnn.small_cnn(rngs=nnx.Rngs(0)))
-        >>> rows[-1]
-        Row(layer='linear', shape=(10,), parameters=11530, multiply_adds=11520)
-        >>> sum(row.parameters for row in rows)
+        >>> from mlnotes_jax.nets import cnn, convolution
+        >>> net = cnn.small_cnn(rngs=nnx.Rngs(0))
+        >>> costs = convolution.costs(cnn.layers(net), net.in_shape)
+        >>> sum(cost.parameters for cost in costs)
         104426
+        >>> [cost.shape for cost in costs if cost.layer.kind == "pool"]
+        [(14, 14, 32), (7, 7, 64), (3, 3, 128)]
     """
-    height, width, _ = model.in_shape
-    rows = []
+    made = []
 
-    def convolve(conv: convolution.Conv, whole: nnx.Module) -> None:
+    def convolve(conv: convolution.Conv) -> None:
         *window, _, filters = conv.kernel.shape
-        name = "conv " + "x".join(map(str, window))
-        work = height * width * math.prod(conv.kernel.shape)
-        rows.append(Row(name, (height, width, filters), _count(whole), work))
+        made.append(
+            convolution.Layer(
+                "conv",
+                filters,
+                tuple(window),
+                padding=_padding(window[0]),
+                use_bias=conv.bias is not None,
+            )
+        )
 
     if model.stem is not None:
-        convolve(model.stem, model.stem)
+        convolve(model.stem)
     done = 0
-    for number, stage in enumerate(model.stages):
+    for stage in model.stages:
         for block in model.blocks[done : done + len(stage.widths)]:
-            convolve(block.conv, block)
+            parts = [convolution.Layer("norm")] if block.norm is not None else []
+            activation = convolution.Layer("activation")
+            if block.order == "relu-conv-norm":
+                made.append(activation)
+            convolve(block.conv)
+            made += parts
+            if block.order == "conv-norm-relu":
+                made.append(activation)
         done += len(stage.widths)
-        height, width = _pooled(number, (height, width), stage.pool)
         if stage.pool is not None:
-            name = f"max-pool {stage.pool}x{stage.pool}"
-            rows.append(Row(name, (height, width, rows[-1].shape[-1]), 0, 0))
+            made.append(convolution.Layer("pool", window=stage.pool))
     for layer in model.linear:
-        shape = layer.kernel.shape
-        rows.append(Row("linear", shape[1:], _count(layer), math.prod(shape)))
-    return tuple(rows)
-
-
-def _count(module: nnx.Module) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+        made += [
+            convolution.Layer("dense", layer.kernel.shape[1]),
+            convolution.Layer("activation"),
+        ]
+    return tuple(made[:-1])
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:

@@ -14,7 +14,7 @@ from mlnotes_jax.data import datasets
 from mlnotes_jax.demos import figures
 from mlnotes_jax.demos.nets import _pictures
 from mlnotes_jax.foundations import losses
-from mlnotes_jax.nets import cnn
+from mlnotes_jax.nets import cnn, convolution
 from mlnotes_jax.training import loop
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Result(NamedTuple):
         source: Which pictures.
         history: One number for each epoch: `loss`, `validation_loss`, `validation_accuracy`; the
             last two are of the test pictures, by which nothing is chosen.
-        rows: The layers, from `cnn.plan`.
+        costs: Of the layers, from `convolution.costs`.
         accuracy: Share of the test pictures that the network after the last epoch names right.
         confusion: How often class i (row) was called class j (column), shape `(k, k)`.
         class_names: One for each class.
@@ -63,7 +63,7 @@ class Result(NamedTuple):
 
     source: datasets.Source
     history: dict[str, np.ndarray]
-    rows: tuple[cnn.Row, ...]
+    costs: list[convolution.Cost]
     accuracy: float
     confusion: np.ndarray
     class_names: tuple[str, ...]
@@ -144,7 +144,7 @@ def run(
     return Result(
         source=pictures.source,
         history={name: np.asarray(values) for name, values in fitted.history.items()},
-        rows=cnn.plan(network),
+        costs=list(convolution.costs(cnn.layers(network), network.in_shape)),
         accuracy=float((said == truth).mean()),
         confusion=confusion,
         class_names=pictures.class_names,
@@ -162,20 +162,21 @@ def accuracy(logits: Float[Array, "n k"], labels: Array) -> Float[Array, ""]:
 
 def tables(result: Result) -> dict[str, list[dict[str, Any]]]:
     """The layers, the epochs, and the classes that are confused most often."""
+    counted = [cost for cost in result.costs if cost.layer.kind != "activation"]
     layers = [
         {
-            "layer": row.layer,
-            "output": " x ".join(map(str, row.shape)),
-            "parameters": row.parameters,
-            "multiply-adds": row.multiply_adds,
+            "layer": kind(cost.layer),
+            "output": " x ".join(map(str, cost.shape)),
+            "parameters": cost.parameters,
+            "multiply-adds": cost.multiply_adds,
         }
-        for row in result.rows
+        for cost in counted
     ]
     total = {
         "layer": "all",
         "output": "",
-        "parameters": sum(row.parameters for row in result.rows),
-        "multiply-adds": sum(row.multiply_adds for row in result.rows),
+        "parameters": sum(cost.parameters for cost in counted),
+        "multiply-adds": sum(cost.multiply_adds for cost in counted),
     }
     history = result.history
     epochs = [
@@ -202,6 +203,14 @@ def tables(result: Result) -> dict[str, list[dict[str, Any]]]:
         "Training": epochs,
         "Confused most often": confused,
     }
+
+
+def kind(layer: convolution.Layer) -> str:
+    """What a layer is, with its window: `conv 3x3`."""
+    if layer.kind not in ("conv", "pool"):
+        return layer.kind
+    window = layer.window if isinstance(layer.window, tuple) else (layer.window,) * 2
+    return f"{layer.kind} {'x'.join(map(str, window))}"
 
 
 def plot(result: Result) -> "Figure":

@@ -1,6 +1,6 @@
 r"""Batch normalization against none: learning rates, the error surface, and what layers see.
 
-Three questions, put to a network with three hidden layers of 100 units on handwritten digits (or on
+Three questions, put to a network with three hidden layers of 64 units on handwritten digits (or on
 Fashion-MNIST):
 
 1. At which learning rates does it train, with ReLU and with the sigmoid; without normalization,
@@ -63,7 +63,7 @@ __all__ = [
 PLACES = ("none", "before", "after")
 #: Lengths looked at along the step, in learning rates: half of it to four times.
 REACH = (0.5, 1.0, 2.0, 4.0)
-BATCH, WIDTH = 64, 100
+BATCH, WIDTH = 64, 64
 #: Accuracy that counts as trained; losses above the second are drawn there.
 GOOD, TOP = 0.9, 4.0
 
@@ -277,7 +277,7 @@ def run(
         data: Which pictures.
         data_dir: Folder of Fashion-MNIST.
         num_examples: At most so many are trained on; the digits have 1437.
-        depth: How many hidden layers, of 100 units each.
+        depth: How many hidden layers, of 64 units each.
         num_epochs: Of each training in the sweep.
         num_rates: How many learning rates from 0.001 to 10, all trained at once.
         probe_rate: The learning rate of the trainings that are probed.
@@ -487,7 +487,7 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         f"The surface along the step, rate {result.probe_rate:g} (medians)": [
             {
                 "layer": name,
-                "highest / lowest loss": round(float(np.median(probe.high / probe.low)), 2),
+                "loss climbs in": f"{np.mean(probe.high > probe.loss):.0%} of steps",
                 "gradient turns by": round(float(np.median(probe.turn)), 2),
                 "smoothness": round(float(np.median(probe.smoothness)), 1),
             }
