@@ -141,7 +141,8 @@ def test_control_c_ends_with_130(tmp_path):
 
 @pytest.mark.parametrize("entry", demos.DEMOS, ids=lambda entry: entry.name)
 def test_demo_runs(entry, capsys, tmp_path):
-    assert mlnotes("demo", entry.name, "--quick", "--json", "--out", str(tmp_path)) == 0
+    with jax.numpy_dtype_promotion("standard"):  # as for a user; Optax's schedules need it
+        assert mlnotes("demo", entry.name, "--quick", "--json", "--out", str(tmp_path)) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["demo"] == entry.name
     assert all(outcome["source"].values())
