@@ -17,8 +17,10 @@ from flax import nnx
 
 from benchmarks.harness import Job
 from mlnotes_jax.data import loading
+from mlnotes_jax.foundations import losses
+from mlnotes_jax.training import loop
 
-__all__ = ["fill", "he_start", "nnx_loop", "order_of", "store"]
+__all__ = ["fill", "fit_job", "he_start", "nnx_loop", "order_of", "store"]
 
 #: Name -> weight, as PyTorch names and shapes it.
 Weights = Mapping[str, np.ndarray]
@@ -72,6 +74,35 @@ def store(**arrays: Any) -> str:
     path = folder / "arrays.npz"
     np.savez(path, **arrays)
     return str(path)
+
+
+def fit_job(
+    key: jax.Array,
+    model: nnx.Module | loop.Bound,
+    optimizer: optax.GradientTransformation,
+    data: tuple[jax.Array, jax.Array],
+    *,
+    batch_size: int,
+) -> Job:
+    """One epoch by `loop.fit`. Quality: its mean training loss."""
+
+    def epoch() -> Any:
+        fitted = loop.fit(
+            key,
+            model,
+            optimizer,
+            losses.softmax_cross_entropy_with_integer_labels,
+            data,
+            num_epochs=1,
+            batch_size=batch_size,
+        )
+        return jax.block_until_ready(fitted.history["loss"])
+
+    def prepare() -> Callable[[], Any]:
+        epoch()
+        return epoch
+
+    return Job(prepare, lambda history: float(history[0]))
 
 
 def nnx_loop(

@@ -37,8 +37,9 @@ def jobs(builder: str, files: str, *, compiled: bool = True, **arguments: Any) -
         arguments: Further arguments of the builder; plain values.
     """
     modes = {"eager": False, "compiled": True} if compiled else {"eager": False}
+    layout = ", channels_last" if arguments.get("channels_last") else ""
     return {
-        f"PyTorch {mode}, {kind}": job(
+        f"PyTorch {mode}, {kind}{layout}": job(
             builder, files, tuned=kind == "tuned", compiled=flag, **arguments
         )
         for mode, flag in modes.items()

@@ -9,8 +9,7 @@ PyTorch runs with its own order of axes, and with `channels_last`, the order tha
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,9 @@ import optax
 from flax import nnx
 
 from benchmarks import networks, torch_process
-from benchmarks.harness import Case, Job
+from benchmarks.harness import Case
 from benchmarks.nets.mlp import pictures
-from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import cnn
-from mlnotes_jax.training import loop
 
 QUALITY = "mean training loss of the steps; all must agree"
 
@@ -53,20 +50,7 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     model = networks.fill(cnn.small_cnn(widths=WIDTHS, rngs=nnx.Rngs(0)), ours)
 
-    def epoch() -> Any:
-        return loop.fit(
-            key,
-            model,
-            optimizer,
-            losses.softmax_cross_entropy_with_integer_labels,
-            data,
-            num_epochs=1,
-            batch_size=batch,
-        )
-
-    def prepare() -> Callable[[], Any]:
-        epoch()
-        return lambda: jax.block_until_ready(epoch().history["loss"])
+    ours_job = networks.fit_job(key, model, optimizer, data, batch_size=batch)
 
     files = networks.store(x=x, y=y, order=order, **theirs)
     options = {
@@ -78,15 +62,12 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     }
     full = size == "full"
     peers = torch_process.jobs("cnn", files, compiled=False, **options)
-    for name, job in torch_process.jobs(
-        "cnn", files, compiled=full, channels_last=True, **options
-    ).items():
-        peers[f"{name}, channels_last"] = job
+    peers |= torch_process.jobs("cnn", files, compiled=full, channels_last=True, **options)
     peers["Flax, nnx.jit step"] = networks.nnx_loop(
         functools.partial(_flax_cnn, ours), optimizer, *data, order
     )
     name = f"{steps} steps of {batch} pictures"
-    return [Case(name, Job(prepare, lambda history: float(history[0])), peers)]
+    return [Case(name, ours_job, peers)]
 
 
 def _flax_cnn(start: networks.Weights) -> nnx.Module:

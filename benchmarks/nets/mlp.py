@@ -22,9 +22,7 @@ from flax import nnx
 from benchmarks import networks, torch_process
 from benchmarks.harness import Case, Job
 from mlnotes_jax.data import datasets
-from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import mlp
-from mlnotes_jax.training import loop
 
 QUALITY = "mean training loss of the pass (of the chain: its loss); all must agree"
 
@@ -45,20 +43,7 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     model = networks.fill(mlp.notes_mlp(rngs=nnx.Rngs(0)), start)
 
-    def epoch() -> Any:
-        return loop.fit(
-            key,
-            model,
-            optimizer,
-            losses.softmax_cross_entropy_with_integer_labels,
-            data,
-            num_epochs=1,
-            batch_size=BATCH,
-        )
-
-    def prepare() -> Callable[[], Any]:
-        epoch()
-        return lambda: jax.block_until_ready(epoch().history["loss"])
+    ours_job = networks.fit_job(key, model, optimizer, data, batch_size=BATCH)
 
     files = networks.store(x=x, y=y, order=order, **start)
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
@@ -74,7 +59,7 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     peers["Flax, nnx.jit step"] = networks.nnx_loop(
         functools.partial(_flax_mlp, start), optimizer, *data, order
     )
-    work = [Case(f"epoch of {len(x)} pictures", Job(prepare, lambda h: float(h[0])), peers)]
+    work = [Case(f"epoch of {len(x)} pictures", ours_job, peers)]
     if device == "cuda":
         work.append(_chain(size))
     return work

@@ -7,7 +7,6 @@ steps of 8 pictures. The pictures are random, as only time is asked for. Quality
 loss of the steps; the starts are drawn alike (He), but not equal, so it agrees to some hundredths.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -17,8 +16,7 @@ import optax
 from flax import nnx
 
 from benchmarks import networks, torch_process
-from benchmarks.harness import Case, Job
-from mlnotes_jax.foundations import losses
+from benchmarks.harness import Case
 from mlnotes_jax.nets import resnet
 from mlnotes_jax.training import loop
 
@@ -45,20 +43,7 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
     data = jnp.asarray(x), jnp.asarray(y)
 
-    def epoch() -> Any:
-        return loop.fit(
-            key,
-            model,
-            optimizer,
-            losses.softmax_cross_entropy_with_integer_labels,
-            data,
-            num_epochs=1,
-            batch_size=batch,
-        )
-
-    def prepare() -> Callable[[], Any]:
-        epoch()
-        return lambda: jax.block_until_ready(epoch().history["loss"])
+    ours_job = networks.fit_job(key, model, optimizer, data, batch_size=batch)
 
     options = {
         "counts": [3, 4, 6, 3] if side == 224 else [3, 3, 3],
@@ -72,13 +57,10 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     }
     files = networks.store(x=x, y=y, order=order)
     peers = {} if gpu else torch_process.jobs("resnet", files, compiled=False, **options)
-    for name, job in torch_process.jobs(
-        "resnet", files, compiled=full, channels_last=True, **options
-    ).items():
-        peers[f"{name}, channels_last"] = job
+    peers |= torch_process.jobs("resnet", files, compiled=full, channels_last=True, **options)
     what = "ResNet-50, bfloat16" if side == 224 else "ResNet-20"
     name = f"{what}: {steps} steps of {batch} pictures {side}x{side}"
-    return [Case(name, Job(prepare, lambda history: float(history[0])), peers)]
+    return [Case(name, ours_job, peers)]
 
 
 def _in_bfloat16(bound: loop.Bound) -> loop.Bound:

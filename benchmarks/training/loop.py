@@ -50,10 +50,6 @@ def _overhead(size: Literal["small", "full"]) -> Case:
     model = mlp.notes_mlp(rngs=nnx.Rngs(0))
     optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
 
-    def fitted() -> jax.Array:
-        found = loop.fit(key, model, optimizer, LOSS, data, num_epochs=1, batch_size=BATCH)
-        return jax.block_until_ready(found.history["loss"][0])
-
     params, state, apply = loop.bind(model)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -79,7 +75,7 @@ def _overhead(size: Literal["small", "full"]) -> Case:
 
     return Case(
         f"epoch of {len(x)} pictures: what the loop costs",
-        Job(functools.partial(_warm, fitted), float),
+        networks.fit_job(key, model, optimizer, data, batch_size=BATCH),
         {"hand-written scan": Job(functools.partial(_warm, written_out), float)},
     )
 
