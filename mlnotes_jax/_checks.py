@@ -159,6 +159,15 @@ def positive_int(name: str, value: object, *, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def count(name: str, value: ArrayLike, *, least: int = 1) -> Array:
+    """Turn a count that may be traced into an int32 scalar, at least `least` where concrete."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    array = integer(name, value, ndim=0)
+    in_range(name, array, least, np.iinfo(np.int32).max)
+    return array.astype(jnp.int32)
+
+
 def _every(name: str, value: ArrayLike, test: Any, message: str) -> None:
     if not is_concrete(value):
         return

@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from mlnotes_jax import _checks
@@ -138,7 +137,7 @@ def threshold(
     """
     limit = _scalar("limit", limit)
     _checks.one_of("when", when, ("above", "below"))
-    after = _count("after", after, least=0)
+    after = _checks.count("after", after, least=0)
 
     def fires(seen: Array, train_loss: Array, validation_loss: Array) -> tuple[Array, Array]:
         del train_loss
@@ -179,7 +178,7 @@ def no_improvement(patience: Int[ArrayLike, ""], *, min_delta: Float[ArrayLike, 
         Counting differs between libraries. Flax's `EarlyStopping(patience=N)` and scikit-learn's
         `n_iter_no_change=N` stop one update later, at the $(N + 1)$-th in a row.
     """
-    patience = _count("patience", patience)
+    patience = _checks.count("patience", patience)
     min_delta = _scalar("min_delta", min_delta)
     _checks.not_negative("min_delta", min_delta)
 
@@ -220,7 +219,7 @@ def above_training(patience: Int[ArrayLike, ""]) -> Rule:
         >>> int(early_stopping.stopped_at(rule, training, validation))
         3
     """
-    patience = _count("patience", patience)
+    patience = _checks.count("patience", patience)
 
     def fires(waited: Array, train_loss: Array, validation_loss: Array) -> tuple[Array, Array]:
         waited = jnp.where(validation_loss <= train_loss, 0, waited + 1)
@@ -460,7 +459,7 @@ def descent_filter(
     """
     eigenvalues = _eigenvalues(eigenvalues)
     _checks.positive("learning_rate", learning_rate)
-    t = _count("num_steps", num_steps, least=0).astype(eigenvalues.dtype)
+    t = _checks.count("num_steps", num_steps, least=0).astype(eigenvalues.dtype)
     x = jnp.asarray(learning_rate, eigenvalues.dtype) * eigenvalues
     # For small x by logarithms: 1 - (1 - x)^t would lose the digits of t x.
     small = x < 0.5
@@ -534,7 +533,7 @@ def equivalent_penalty(
         [2.0, 1.0]
     """
     eigenvalues = _eigenvalues(eigenvalues)
-    num_steps = _count("num_steps", num_steps)
+    num_steps = _checks.count("num_steps", num_steps)
     share = descent_filter(eigenvalues, learning_rate=learning_rate, num_steps=num_steps)
     steps = jnp.asarray(learning_rate, share.dtype) * num_steps.astype(share.dtype)
     flat = eigenvalues == 0
@@ -579,14 +578,6 @@ def _scalar(name: str, value: ArrayLike) -> Array:
     if _checks.is_concrete(array) and bool(jnp.isnan(array)):
         raise ValueError(f"{name} must be a number, got nan")
     return array
-
-
-def _count(name: str, value: ArrayLike, *, least: int = 1) -> Array:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    array = _checks.integer(name, value, ndim=0)
-    _checks.in_range(name, array, least, np.iinfo(np.int32).max)
-    return array.astype(jnp.int32)
 
 
 def _eigenvalues(eigenvalues: ArrayLike) -> Array:

@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from mlnotes_jax import _checks
@@ -195,7 +194,7 @@ def uniform(*, start: Int[ArrayLike, ""] = 0, every: Int[ArrayLike, ""] = 1) -> 
         Statistics of batch normalization are not parameters: after averaging, compute them anew
         with the averaged parameters.
     """
-    start, every = _count("start", start, least=0), _count("every", every)
+    start, every = _checks.count("start", start, least=0), _checks.count("every", every)
 
     def init(params: PyTree) -> AverageState:
         return _start(params, jnp.zeros((), jnp.int32))
@@ -275,7 +274,7 @@ def snapshots(
         Huang et al., *Snapshot Ensembles: Train 1, Get M for Free* (2017).
     """
     _checks.positive_int("size", size)
-    start, every = _count("start", start, least=0), _count("every", every)
+    start, every = _checks.count("start", start, least=0), _checks.count("every", every)
 
     def init(params: PyTree) -> AverageState:
         state = _start(params, jnp.zeros((), jnp.int32))
@@ -577,14 +576,6 @@ def _taken(t: Array, start: Array, every: Array) -> Array:
 
 def _filled(count: Array, size: int) -> Array:
     return jnp.arange(size, dtype=jnp.int32) >= size - count
-
-
-def _count(name: str, value: ArrayLike, *, least: int = 1) -> Array:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    array = _checks.integer(name, value, ndim=0)
-    _checks.in_range(name, array, least, np.iinfo(np.int32).max)
-    return array.astype(jnp.int32)
 
 
 def _bowl(curvature: ArrayLike, rate: ArrayLike, noise: ArrayLike) -> tuple[Array, Array, Array]:

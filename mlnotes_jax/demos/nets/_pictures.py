@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -57,3 +58,8 @@ def load(key: Array, name: Name, *, data_dir: Path | None = None) -> Pictures:
     test = datasets.fashion_mnist(data_dir, part="test")
     pixels = [(part.x / np.float32(255))[..., None] for part in (train, test)]
     return Pictures(pixels[0], train.y, pixels[1], test.y, train.class_names, train.source)
+
+
+def accuracy(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+    """Share of rows whose largest logit is that of their class."""
+    return (logits.argmax(axis=-1) == labels).mean(dtype=jnp.float32)

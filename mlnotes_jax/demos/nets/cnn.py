@@ -130,7 +130,7 @@ def run(
         num_epochs=num_epochs,
         batch_size=batch,
         validation=(x_test, y_test),
-        metrics={"accuracy": accuracy},
+        metrics={"accuracy": _pictures.accuracy},
         keep_best=False,
     )
     logits = loop.predict(fitted.model, x_test, batch_size=500)
@@ -153,11 +153,6 @@ def run(
         truth=truth[worst],
         filters=np.asarray(best.blocks[0].conv.kernel[...])[:, :, 0],
     )
-
-
-def accuracy(logits: Float[Array, "n k"], labels: Array) -> Float[Array, ""]:
-    """Share of rows whose largest logit is that of their class."""
-    return (logits.argmax(axis=-1) == labels).mean()
 
 
 def tables(result: Result) -> dict[str, list[dict[str, Any]]]:

@@ -190,7 +190,7 @@ def run(
             num_epochs=epochs,
             batch_size=BATCH,
             validation=test,
-            metrics={"accuracy": _accuracy},
+            metrics={"accuracy": _pictures.accuracy},
             keep_best=False,
             on_epoch=tick,
         )
@@ -200,7 +200,9 @@ def run(
             Run(
                 recipe=one,
                 history=history,
-                train_accuracy=float(loop.evaluate(model, train, _accuracy, batch_size=1000)),
+                train_accuracy=float(
+                    loop.evaluate(model, train, _pictures.accuracy, batch_size=1000)
+                ),
                 accuracy=float(history["validation_accuracy"][-1]),
             )
         )
@@ -217,10 +219,6 @@ def run(
         said=said[worst],
         truth=pictures.y_test[worst],
     )
-
-
-def _accuracy(logits: Array, labels: Array) -> Array:
-    return (logits.argmax(axis=1) == labels).mean(dtype=jnp.float32)
 
 
 def _mistakes(model: nnx.Module, x: Array, y: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

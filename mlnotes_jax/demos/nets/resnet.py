@@ -18,8 +18,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Key
 
-from mlnotes_jax.data import datasets
+from mlnotes_jax.data import _published, datasets
 from mlnotes_jax.demos import figures, progress
+from mlnotes_jax.demos.nets import _pictures
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import resnet
 from mlnotes_jax.training import loop
@@ -81,20 +82,6 @@ SETTINGS: dict[str, Setting] = {
     "narrow": Setting((20, 56), 8, 1000, 128, 0.1, (0.8,), 1e-4, False, 40, True),
     "full": Setting((20, 56), 16, 64_000, 128, 0.1, (0.5, 0.75), 1e-4, True, 160, True),
 }
-
-
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
 
 
 class Problem(NamedTuple):
@@ -224,7 +211,7 @@ def read_cifar10(data_dir: Path | None, part: Literal["train", "test"]) -> datas
         raise ValueError(f"{folder}: {part}_lables.json must hold each of 10 classes as often")
     licence = "none stated by its authors, who ask to be cited (Krizhevsky, 2009)"
     source = datasets.Source("CIFAR-10", str(folder), licence, f"{len(x)} pictures of 32 x 32 x 3")
-    return datasets.Dataset(x, y, (), CLASSES, source)
+    return datasets.Dataset(x, y, (), _published.CIFAR_CLASSES, source)
 
 
 def batches(
@@ -386,7 +373,9 @@ def _train(
         )
         accuracy = None
         if setting.test:
-            accuracy = float(loop.evaluate(trained.model, data.test, _accuracy, batch_size=500))
+            accuracy = float(
+                loop.evaluate(trained.model, data.test, _pictures.accuracy, batch_size=500)
+            )
         return Run(
             depth=depth,
             plain=plain,
@@ -406,10 +395,6 @@ def _rate(setting: Setting, count: Any) -> Array:
         jnp.where(count >= round(share * setting.num_steps), 0.1, 1.0) for share in setting.drops
     ]
     return setting.learning_rate * functools.reduce(jnp.multiply, drops)
-
-
-def _accuracy(logits: Array, y: Array) -> Array:
-    return (logits.argmax(-1) == y).mean(dtype=jnp.float32)
 
 
 def _in_order(params: Any, norms: Array) -> Array:
