@@ -79,6 +79,11 @@ def _show(console: Console, head: dict, rows: list[harness.Row]) -> None:
             f"median of {of_case[0].repeats} +- half the range; "
             f"ours took {of_case[0].compile_s:.2f} s to compile"
         )
+        if (moved := of_case[0].gigabytes) is not None:
+            rates = ", ".join(f"{row.peer} {moved / row.peer_s:.3g}" for row in of_case)
+            console.print(
+                f"{moved:.3g} GB to be moved; GB/s: ours {moved / of_case[0].ours_s:.3g}, {rates}"
+            )
     threads = "all allowed" if head["threads"] is None else head["threads"]
     console.print(f"quality: {head['quality']}")
     console.print(f"{head['machine']}; {head['device']}; threads: {threads}; {head['date']}")

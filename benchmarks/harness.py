@@ -43,11 +43,13 @@ class Case(NamedTuple):
         name: What is done, on what.
         ours: This library.
         peers: Name to job.
+        gigabytes: What must be read and written at least, in 1e9 bytes, where memory is the limit.
     """
 
     name: str
     ours: Job
     peers: dict[str, Job]
+    gigabytes: float | None = None
 
 
 class Row(NamedTuple):
@@ -65,6 +67,8 @@ class Row(NamedTuple):
         repeats: How often each was timed.
         ours_spread_s: Slowest less fastest of ours.
         peer_spread_s: Slowest less fastest of the peer.
+        gigabytes: What must be read and written at least, in 1e9 bytes; None where that is not
+            what limits the work.
     """
 
     case: str
@@ -78,6 +82,7 @@ class Row(NamedTuple):
     repeats: int
     ours_spread_s: float
     peer_spread_s: float
+    gigabytes: float | None
 
 
 def listing() -> Iterator[tuple[str, str]]:
@@ -172,6 +177,7 @@ def measure(cases: Iterable[Case], *, repeats: int) -> Iterator[Row]:
                 repeats=repeats,
                 ours_spread_s=max(ours) - min(ours),
                 peer_spread_s=max(theirs) - min(theirs),
+                gigabytes=case.gigabytes,
             )
 
 

@@ -4,9 +4,10 @@ Ours, the idiomatic Flax loop (`nnx.jit`, `nnx.Optimizer`, one call for each ste
 with the same weights and see the same batches, so the mean loss of the pass must agree.
 """
 
+import itertools
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from mlnotes_jax.data import loading
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.training import loop
 
-__all__ = ["fill", "fit_job", "he_start", "nnx_loop", "order_of", "store"]
+__all__ = ["fill", "fit_job", "he_start", "mlp_start", "nnx_loop", "order_of", "store"]
 
 #: Name -> weight, as PyTorch names and shapes it.
 Weights = Mapping[str, np.ndarray]
@@ -34,6 +35,14 @@ def he_start(shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> dict[st
         scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.0
         start[name] = (scale * rng.normal(size=shape)).astype(np.float32)
     return start
+
+
+def mlp_start(widths: Sequence[int]) -> dict[str, np.ndarray]:
+    """Draw the weights of linear layers with ReLU between them, named as in `nn.Sequential`."""
+    shapes = {}
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        shapes |= {f"{2 * i}.weight": (outputs, inputs), f"{2 * i}.bias": (outputs,)}
+    return he_start(shapes)
 
 
 def fill(module: nnx.Module, weights: Weights) -> nnx.Module:

@@ -1,10 +1,12 @@
 """The peers' side in PyTorch: the same networks, the same start, the same batches.
 
-Each function takes the arrays of an `.npz` file, prepares, and returns `run() -> quality`. It runs
+Each function takes the arrays of an `.npz` file, prepares, and returns `run() -> quality`, or a
+function that computes the quality afterwards. It runs
 in a process that never imports JAX; see `torch_process`. The arrays are `x`, `y`, `order` (rows of
 each step, `(steps, batch)`) and the parameters, named as PyTorch names them, in PyTorch's layout.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -164,6 +166,38 @@ def matmul_chain(
         for weight in weights:
             weight.grad = None
         return float(value.detach())
+
+    return run
+
+
+def update(
+    arrays: Arrays, *, rule: str, keywords: dict[str, Any], num_steps: int, device: str = "cpu"
+) -> Callable[[], Callable[[], float]]:
+    """Steps of `torch.optim`, fused where it can be. Quality: mean change of a parameter.
+
+    The arrays are `p0`, `g0`, `p1`, ...: parameters and gradients.
+    """
+    num_leaves = len(arrays) // 2
+    start = [torch.from_numpy(arrays[f"p{i}"]).to(device) for i in range(num_leaves)]
+    params = [p.clone() for p in start]
+    for i, p in enumerate(params):
+        p.requires_grad_(True)
+        p.grad = torch.from_numpy(arrays[f"g{i}"]).to(device)
+    make = getattr(torch.optim, rule)
+    fused = "fused" in inspect.signature(make).parameters
+    optimizer = make(params, **keywords, **({"fused": True} if fused else {"foreach": True}))
+
+    @torch.no_grad()
+    def change() -> float:
+        size = sum(p.numel() for p in params)
+        return float(sum((p - s).abs().sum() for p, s in zip(params, start, strict=True)) / size)
+
+    def run() -> Callable[[], float]:
+        for _ in range(num_steps):
+            optimizer.step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return change
 
     return run
 

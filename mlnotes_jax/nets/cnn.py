@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from mlnotes_jax import _checks
 from mlnotes_jax.foundations import activations
-from mlnotes_jax.nets import convolution
+from mlnotes_jax.nets import _initial, convolution
 from mlnotes_jax.nets.dropout import Dropout
 from mlnotes_jax.nets.normalization import BatchNorm
 
@@ -423,8 +423,7 @@ def layers(model: CNN) -> tuple[convolution.Layer, ...]:
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    he = nnx.initializers.he_normal()
-    return nnx.Linear(inputs, outputs, kernel_init=he, rngs=rngs)
+    return nnx.Linear(inputs, outputs, kernel_init=_initial.he(inputs), rngs=rngs)
 
 
 def _padding(window: int) -> int:

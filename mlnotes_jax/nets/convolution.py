@@ -29,7 +29,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from mlnotes_jax import _checks
-from mlnotes_jax.nets import _conv_gradients, _pooling, _windows
+from mlnotes_jax.nets import _conv_gradients, _initial, _pooling, _windows
+from mlnotes_jax.nets._initial import Initializer
 from mlnotes_jax.nets._windows import Padding, Size
 
 __all__ = [
@@ -57,7 +58,6 @@ __all__ = [
 
 Gradient = Literal["auto", "jax"]
 Mode = Literal["zeros", "reflect", "replicate", "circular"]
-Initializer = Callable[..., Array]
 
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -437,9 +437,8 @@ class Conv(nnx.Module):
         groups: Parts of the channels.
         use_bias: Whether there is a bias.
         padding_mode: What the padding holds.
-        kernel_init: `(key, shape, dtype) -> kernel`. None is He: normal (truncated at two standard
-            deviations), of variance 2 / fan-in with fan-in = prod(window) * in / groups; the bias
-            starts at zero. `"pytorch"` draws kernel and bias uniformly from ±1 / sqrt(fan-in).
+        kernel_init: `(key, shape, dtype) -> kernel`. None is He: normal, of variance
+            2 / fan-in with fan-in = prod(window) * in / groups; the bias starts at zero. `"pytorch"` draws kernel and bias uniformly from ±1 / sqrt(fan-in).
         gradient: `"auto"` or `"jax"`, as in `conv`.
         param_dtype: Of the parameters. `x` must have it, too.
         rngs: Where the weights come from: the stream `params`.
@@ -584,12 +583,9 @@ class TransposedConv(nnx.Module):
         _checks.one_of("gradient", gradient, ("auto", "jax"))
         self.gradient: Gradient = gradient
         shape = (*taps, out_features // groups, in_features)
-        fan = math.prod(taps) * in_features // groups
-        if kernel_init is None:
-            # The ready-made rule would take the other axis of channels for the fan-in.
-            kernel_init = nnx.initializers.truncated_normal(math.sqrt(2 / fan) / _TRUNCATED)
-        elif kernel_init == "pytorch":
-            fan = math.prod(shape[:-1])
+        # PyTorch counts the outputs, as the kernel's shape has them; He's rule wants the inputs.
+        per_tap = shape[-2] if kernel_init == "pytorch" else in_features // groups
+        fan = math.prod(taps) * per_tap
         self.kernel, self.bias = _parameters(
             shape, fan, out_features, use_bias, kernel_init, param_dtype, rngs
         )
@@ -1062,9 +1058,6 @@ def require_channels_last(name: str, x: Array, channels: int, *, rank: int = 2) 
 
 # --- Private --------------------------------------------------------------------------------------
 
-# Standard deviation of a standard normal variable that is cut off at ±2.
-_TRUNCATED = 0.87962566103423978
-
 
 def _pair(x: ArrayLike, kernel: ArrayLike) -> tuple[Array, Array]:
     x = _checks.floating("x", x)
@@ -1168,21 +1161,11 @@ def _parameters(
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> tuple[nnx.Param[Array], nnx.Param[Array] | None]:
-    bias_init: Initializer = nnx.initializers.zeros_init()
-    if kernel_init is None:
-        kernel_init = nnx.initializers.he_normal()
-    elif isinstance(kernel_init, str):
-        _checks.one_of("kernel_init", kernel_init, (None, "pytorch"))
-        bound = 1 / math.sqrt(fan_in)
-
-        def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        kernel_init = bias_init = uniform
-    kernel = nnx.Param(kernel_init(rngs.params(), shape, dtype))
+    draw_kernel, draw_bias = _initial.of_layer(kernel_init, fan_in)
+    kernel = nnx.Param(draw_kernel(rngs.params(), shape, dtype))
     if not use_bias:
         return kernel, None
-    return kernel, nnx.Param(bias_init(rngs.params(), (out_features,), dtype))
+    return kernel, nnx.Param(draw_bias(rngs.params(), (out_features,), dtype))
 
 
 def _sizes(size: Size) -> tuple[int, ...]:

@@ -27,7 +27,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from mlnotes_jax import _checks
 from mlnotes_jax.foundations import activations
-from mlnotes_jax.nets import normalization
+from mlnotes_jax.nets import _initial, normalization
+from mlnotes_jax.nets._initial import Initializer
 from mlnotes_jax.nets.dropout import Dropout
 
 __all__ = [
@@ -52,7 +53,6 @@ Weights = Sequence[tuple[Float[Array, "inputs outputs"], Float[Array, " outputs"
 NOTES_WIDTHS = (784, 512, 256, 128, 64, 10)
 
 Activation = Callable[[Array], Array]
-Initializer = Callable[..., Array]
 Norm = Literal["batch", "layer"]
 
 
@@ -104,8 +104,7 @@ class MLP(nnx.Module):
         norm: `"batch"` or `"layer"` normalization between the affine map and the activation of each
             hidden layer, or None; static. See `mlnotes_jax.nets.normalization`.
         dropout: Probability to **drop** a hidden unit, in $[0, 1)$; 0 leaves the layers out.
-        kernel_init: None is He: normal (truncated at two standard deviations) of variance $2 /
-            d_{l-1}$, biases 0. `"pytorch"` is what `torch.nn.Linear` does: kernels and biases
+        kernel_init: None is He: normal of variance $2 / d_{l-1}$, biases 0. `"pytorch"` is what `torch.nn.Linear` does: kernels and biases
             uniform in $\pm 1 / \sqrt{d_{l-1}}$, a sixth of He's variance. Or an initializer
             `(key, shape, dtype) -> kernel`, biases 0.
         param_dtype: Of the parameters. The outputs are as wide as the wider of `x` and these.
@@ -508,19 +507,9 @@ def _linear(
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
     """An affine layer, initialised as asked for."""
-    bias_init: Initializer = nnx.initializers.zeros_init()
-    if kernel_init is None:
-        kernel_init = nnx.initializers.he_normal()
-    elif isinstance(kernel_init, str):
-        _checks.one_of("kernel_init", kernel_init, (None, "pytorch"))
-        bound = 1 / math.sqrt(inputs)
-
-        def uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        kernel_init = bias_init = uniform
+    kernel, bias = _initial.of_layer(kernel_init, inputs)
     return nnx.Linear(
-        inputs, outputs, kernel_init=kernel_init, bias_init=bias_init, param_dtype=dtype, rngs=rngs
+        inputs, outputs, kernel_init=kernel, bias_init=bias, param_dtype=dtype, rngs=rngs
     )
 
 

@@ -29,7 +29,7 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from mlnotes_jax import _checks
-from mlnotes_jax.nets import _torchvision, convolution, normalization
+from mlnotes_jax.nets import _initial, _torchvision, convolution, normalization
 
 __all__ = [
     "BasicBlock",
@@ -853,25 +853,14 @@ def save_torchvision(model: ResNet, path: str | os.PathLike[str]) -> None:
 # --- Private --------------------------------------------------------------------------------------
 
 
-def _normal(key: Array, shape: tuple[int, ...], dtype: Any, variance: float) -> Array:
-    """Normal numbers, drawn flat and in sizes that repeat.
-
-    Programs that draw are slow to compile, for each shape anew: three times as slow for four axes
-    as for one. So a network needs one for each power of two.
-    """
-    size = math.prod(shape)
-    drawn = jax.random.normal(key, (max(2**14, 2 ** (size - 1).bit_length()),), dtype)
-    return (math.sqrt(variance) * drawn[:size]).reshape(shape)
-
-
 def _kernel_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """He's rule, by the number of outputs: keeps the size of gradients through ReLU."""
-    return _normal(key, shape, dtype, 2 / (math.prod(shape[:-2]) * shape[-1]))
+    return _initial.he(math.prod(shape[:-2]) * shape[-1])(key, shape, dtype)
 
 
 def _head_init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """The variance that PyTorch's uniform numbers have."""
-    return _normal(key, shape, dtype, 1 / (3 * shape[0]))
+    return _initial.normal(key, shape, dtype, variance=1 / (3 * shape[0]))
 
 
 def _conv(

