@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -10,6 +11,10 @@ import pytest
 # Rank promotion hides shape errors, dtype promotion hides precision loss: neither is allowed.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Compiling takes most of the time. Programs are kept for the other workers and for the next run.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 IN_CI = bool(os.environ.get("CI"))
 
