@@ -1,12 +1,8 @@
 """Parts of Adam's step, for `adam` and the rules that are built on it.
 
-def leaf(g, m, v, eta, *numbers):
-step = _adam.Step(*numbers)
-m, v = _adam.moments(g, m, v, step)
-return -eta * m * step.scale1 / _adam.root(v, step), m, v
-
-numbers = _adam.step_numbers(count, beta1, beta2, epsilon)
-_rules.per_leaf(leaf, 3, updates, m, v, scalars=(rate, *numbers))
+A rule takes the numbers of a step once, `step_numbers(count, ...)`, and hands them to its leaves as
+`scalars` of `_rules.per_leaf`, where `Step(*numbers)` puts their names back. In a leaf, `moments`
+moves both averages, and `m * step.scale1 / root(v, step)` is Adam's direction.
 """
 
 from typing import Any, NamedTuple

@@ -14,7 +14,7 @@ Optimization* (2011), figure 1; Tieleman and Hinton, *Neural Networks for Machin
 6.5 (2012).
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -119,7 +119,7 @@ def adagrad(
         return AdagradState(jnp.zeros((), jnp.int32), _rules.full(params, initial_accumulator))
 
     def update(
-        updates: PyTree, state: AdagradState, params: PyTree = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, AdagradState]:
         del params
 
@@ -183,7 +183,7 @@ def root_mean_adagrad(
         return AdagradState(jnp.zeros((), jnp.int32), _rules.zeros(params))
 
     def update(
-        updates: PyTree, state: AdagradState, params: PyTree = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, AdagradState]:
         del params
         count = _rules.next_count(state.count)
@@ -310,12 +310,12 @@ def notes_rmsprop(
         >>> from mlnotes_jax.optimization import adaptive
         >>> rule = adaptive.notes_rmsprop(0.1, alpha=0.75)
         >>> state = rule.init(0.0)
-        >>> for gradient in (3.0, 3.0, 0.0):
+        >>> for gradient in (3.0, 3.0, 5.0):
         ...     update, state = rule.update(gradient, state)
-        ...     print(round(float(update), 4), round(float(state.square), 4))
+        ...     print(round(float(update), 4), float(state.square))
         -0.1 9.0
         -0.1 9.0
-        0.0 6.75
+        -0.1387 13.0
     """
     return _rmsprop(
         learning_rate, ("alpha", alpha), epsilon, epsilon_in_root, from_first_gradient=True
@@ -391,7 +391,7 @@ def _rmsprop(
     # By its type, so that a rule has one state whether its numbers are traced or not.
     rolls = not (isinstance(momentum, int | float) and momentum == 0)
 
-    def init(params: PyTree) -> RMSPropState:
+    def init(params: PyTree) -> Any:
         _rules.check_params(params)
         return RMSPropState(
             count=jnp.zeros((), jnp.int32),
@@ -421,9 +421,7 @@ def _rmsprop(
             step = eta * step
         return -step, square, *results
 
-    def update(
-        updates: PyTree, state: RMSPropState, params: PyTree = None
-    ) -> tuple[PyTree, RMSPropState]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         del params
         keep, share = alpha, 1 - alpha
         if from_first_gradient:

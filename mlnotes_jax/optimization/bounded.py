@@ -451,7 +451,7 @@ def swats(
         )
 
     def update(
-        updates: PyTree, state: SWATSState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, SWATSState]:
         del params
         dtype = state.average.dtype

@@ -14,7 +14,7 @@ Reference: Zhang, Lucas, Hinton and Ba, *Lookahead Optimizer: k steps forward, 1
 (NeurIPS 2019).
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def lookahead(
         slow_step_size: $\alpha$ in [0, 1], traced or not. 1 is the inner rule alone; 0 never leaves
             the start.
         inner_state: What becomes of the inner rule's state at the end of a period; static. `"keep"`
-            it, or `"reset"` it to that of the first step.
+            it, or `"reset"` it to what its `init` makes of the new parameters.
 
     Returns:
         The rule. Its `update` needs `params`, and hands other keyword arguments on to `inner`. Its
@@ -114,28 +114,28 @@ def lookahead(
 
     def init(params: PyTree) -> LookaheadState:
         _rules.check_params(params)
-        slow = jax.tree.map(lambda p: jnp.asarray(p, _rules.wide(jnp.result_type(p))), params)
+        # A copy, so that both trees can be donated.
+        slow = jax.tree.map(lambda p: jnp.array(p, _rules.wide(jnp.result_type(p))), params)
         return LookaheadState(jnp.zeros((), jnp.int32), slow, inner.init(params))
 
     def update(
-        updates: PyTree, state: LookaheadState, params: PyTree | None = None, **extra: PyTree
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: PyTree
     ) -> tuple[PyTree, LookaheadState]:
         if params is None:
             raise ValueError("params must be given to the update of lookahead, got None")
         steps, inner_next = inner.update(updates, state.inner, params, **extra)
         count = _rules.next_count(state.count)
         ends = count % period == 0
-        if inner_state == "reset":
-            # Of zeros: only its form is that of the parameters.
-            fresh = inner.init(params)
-            inner_next = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, inner_next)
 
         def leaf(u: Array, theta: Array, slow: Array, alpha: Array) -> tuple[Array, ...]:
             after = slow + alpha * (theta + u - slow)
             return jnp.where(ends, after - theta, u), jnp.where(ends, after, slow)
 
-        results = _rules.per_leaf(leaf, 2, steps, params, state.slow, scalars=(slow_step_size,))
-        return results[0], LookaheadState(count, results[1], inner_next)
+        step, slow = _rules.per_leaf(leaf, 2, steps, params, state.slow, scalars=(slow_step_size,))
+        if inner_state == "reset":
+            fresh = inner.init(optax.apply_updates(params, step))
+            inner_next = jax.tree.map(lambda new, old: jnp.where(ends, new, old), fresh, inner_next)
+        return step, LookaheadState(count, slow, inner_next)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -274,4 +274,5 @@ def _settings(
     k = _checks.count("sync_period", sync_period)
     _checks.in_range("slow_step_size", slow_step_size, 0, 1)
     # The period as a float: a power with a whole exponent has its sign, and a gradient.
-    return tuple(jnp.asarray(v, h.dtype) for v in (learning_rate, k, slow_step_size))
+    eta, k, alpha = (jnp.asarray(v, h.dtype) for v in (learning_rate, k, slow_step_size))
+    return eta, k, alpha

@@ -14,9 +14,10 @@ Sutskever, Martens, Dahl and Hinton, *On the importance of initialization and mo
 learning* (ICML 2013).
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
@@ -112,9 +113,10 @@ def sgd(learning_rate: _rules.Rate) -> optax.GradientTransformation:
         return SGDState(jnp.zeros((), jnp.int32))
 
     def update(
-        updates: PyTree, state: SGDState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, SGDState]:
-        del params
+        if params is not None:
+            _rules.same_tree("updates", updates, params)
         (step,) = _rules.per_leaf(
             lambda g, eta: (-eta * g,), 1, updates, scalars=(rate(state.count),)
         )
@@ -184,7 +186,7 @@ def heavy_ball(
         return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
 
     def update(
-        updates: PyTree, state: MomentumState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, MomentumState]:
         del params
         weight = 1 - jnp.asarray(dampening, jnp.result_type(float))
@@ -246,7 +248,7 @@ def nesterov(
         return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
 
     def update(
-        updates: PyTree, state: MomentumState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, MomentumState]:
         del params
 
@@ -318,7 +320,7 @@ def notes_momentum(
         return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
 
     def update(
-        updates: PyTree, state: MomentumState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, MomentumState]:
         del params
 
@@ -353,7 +355,7 @@ def gradient_weights(
     Args:
         num_steps: $t$, at least 1; static.
         momentum: $\lambda$ in [0, 1).
-        dampening: $\tau$ in [0, 1), as in [`heavy_ball`][mlnotes_jax.optimization.momentum].
+        dampening: $\tau$ in [0, 1), as in `heavy_ball`.
         dampen_first: As in `heavy_ball`; static.
         nesterov: Whether to give the weights of `nesterov`, without dampening; static.
 
@@ -378,7 +380,7 @@ def gradient_weights(
     _rules.share("dampening", dampening)
     _check_flag("dampen_first", dampen_first)
     _check_flag("nesterov", nesterov)
-    if nesterov and not (_checks.is_concrete(dampening) and float(dampening) == 0):
+    if nesterov and not (_checks.is_concrete(dampening) and np.asarray(dampening) == 0):
         raise ValueError(f"dampening must be 0 with nesterov, got {dampening}")
     lam, tau = _rules.scalar("momentum", momentum), _rules.scalar("dampening", dampening)
     age = jnp.arange(num_steps - 1, -1, -1)
@@ -449,9 +451,9 @@ def contraction_factor(
     Example:
         >>> import jax.numpy as jnp
         >>> from mlnotes_jax.optimization import momentum
-        >>> ends = jnp.array([1.0, 16.0])
-        >>> print(momentum.contraction_factor(ends, learning_rate=0.1, momentum=0.25))
-        0.85
+        >>> ends = jnp.array([4.0, 16.0])
+        >>> print(momentum.contraction_factor(ends, learning_rate=0.125, momentum=0.25))
+        0.5
 
     Reference: Polyak (1964); Lessard, Recht and Packard, *Analysis and Design of Optimization
     Algorithms via Integral Quadratic Constraints* (2016), appendix A.

@@ -447,7 +447,7 @@ def _clipping(
         return ClipState(zero, zero, jnp.zeros((), _widest(params)))
 
     def update(
-        updates: PyTree, state: ClipState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, ClipState]:
         clipped, seen, compared = clip(updates, params)
         over = ~(compared <= limit.astype(compared.dtype))  # NaN was not left as it was either
@@ -547,7 +547,7 @@ def max_norm_constraint(
         return optax.EmptyState()
 
     def update(
-        updates: PyTree, state: optax.EmptyState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, optax.EmptyState]:
         params = _given(params, "max_norm_constraint shortens a step that leaves the ball")
         order = iter(_axes("params", params, axis))
@@ -680,7 +680,7 @@ def gradient_noise(
         return NoiseState(jnp.zeros((), jnp.int32), key)
 
     def update(
-        updates: PyTree, state: NoiseState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, NoiseState]:
         del params
         variance = noise_variance(state.count, eta=eta, gamma=gamma)
@@ -743,7 +743,7 @@ def skip_non_finite(
         return SkipState(zero, zero, zero, inner.init(params))
 
     def update(
-        updates: PyTree, state: SkipState, params: PyTree | None = None, **extra: Any
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, SkipState]:
         step, after = inner.update(updates, state.inner, params, **extra)
         finite = _all_finite((updates, step))

@@ -81,7 +81,7 @@ def sgd_l2(
         `optax.sgd`. Some write the penalty as $\lambda \lVert\theta\rVert^2$: their $\lambda$ is
         half of ours.
     """
-    inner = _sgd(_rules.rate(learning_rate), momentum, rate_in_momentum)
+    inner = _sgd(learning_rate, momentum, rate_in_momentum)
     return _coupled(inner, weight_decay, mask)
 
 
@@ -278,7 +278,7 @@ def _coupled(
     """Add lambda theta to the gradient, before the rule."""
     decay = _rules.rate(weight_decay, name="weight_decay")
 
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         return inner.update(_plus(updates, decay(state.count), params, mask), state, params)
 
     return optax.GradientTransformation(_init(inner, mask), update)
@@ -289,7 +289,7 @@ def _decoupled(
 ) -> optax.GradientTransformation:
     """Take a share of theta away, after the rule."""
 
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         step, new_state = inner.update(updates, state, params)
         return _plus(step, -jnp.asarray(shrink(state.count)), params, mask), new_state
 
@@ -306,7 +306,7 @@ def _init(inner: optax.GradientTransformation, mask: Mask | None) -> optax.Trans
 
 
 def _sgd(
-    rate: optax.Schedule, momentum: ArrayLike, rate_in_momentum: bool
+    rate: _rules.Rate, momentum: ArrayLike, rate_in_momentum: bool
 ) -> optax.GradientTransformation:
     _checks.one_of("rate_in_momentum", rate_in_momentum, (False, True))
     # By its type, so that a rule has one state whether its numbers are traced or not.

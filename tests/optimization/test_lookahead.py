@@ -330,6 +330,35 @@ def test_jit_equals_eager():
     assert int(state.inner.count) == 0
 
 
+def test_parameters_and_state_can_be_donated():
+    """The slow weights are a copy: no buffer is given away twice."""
+    rule = lookahead.lookahead(momentum.sgd(0.5), sync_period=1)
+
+    def step(params, state):
+        update, state = rule.update(params, state, params)
+        return params + update, state
+
+    params = jnp.ones(3)
+    params, state = jax.jit(step, donate_argnums=(0, 1))(params, rule.init(params))
+    np.testing.assert_array_equal(params, np.full(3, 0.75))
+    np.testing.assert_array_equal(state.slow, np.full(3, 0.75))
+
+
+def test_a_reset_state_knows_the_new_parameters():
+    """An inner rule that remembers where it began: lookahead itself."""
+    inner = lookahead.lookahead(momentum.sgd(0.5), sync_period=3)
+    rule = lookahead.lookahead(inner, sync_period=2, inner_state="reset")
+    params = jnp.array(1.0)
+    state = rule.init(params)
+    for _ in range(2):
+        update, state = rule.update(params, state, params)
+        params = params + update
+    # two steps of one half, a quarter; half of the way there
+    assert float(params) == 1 - 0.5 * 0.75
+    assert float(state.inner.slow) == float(params)
+    assert int(state.inner.count) == 0
+
+
 def test_gradients_of_the_formulas_and_of_a_walk(x64):
     @jax.jit
     def f(rate, alpha):

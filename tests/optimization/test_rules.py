@@ -5,6 +5,8 @@ particular to a rule, and that its numbers are those of a peer, its own test sho
 """
 
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -21,7 +23,7 @@ class Rule(NamedTuple):
 
     make: callable
     rates: tuple[float, float, float, float]
-    keywords: dict = {}
+    keywords: Mapping = MappingProxyType({})
 
     def __call__(self, rate):
         return self.make(rate, **self.keywords)
@@ -35,30 +37,34 @@ def lookahead_sgd(learning_rate, *, momentum=0.9, slow_step_size=0.5):
     )
 
 
-GENTLE = (1e-3, 1e-2, 1e-2, 1e-3)
-ADAPTIVE = (2e-2, 2e-2, 2e-2, 1e-3)
+PLAIN = (1.5e-3, 1e-2, 1e-2, 3e-3)
+MOMENTUM = (6e-4, 3e-3, 3e-3, 1e-3)
+ADAM = (3e-3, 3e-3, 3e-3, 3e-3)
 RULES = {
-    "sgd": Rule(momentum.sgd, GENTLE),
-    "heavy_ball": Rule(momentum.heavy_ball, GENTLE),
-    "notes_momentum": Rule(momentum.notes_momentum, GENTLE),
-    "nesterov": Rule(momentum.nesterov, GENTLE),
+    "sgd": Rule(momentum.sgd, PLAIN),
+    "heavy_ball": Rule(momentum.heavy_ball, MOMENTUM),
+    "notes_momentum": Rule(momentum.notes_momentum, MOMENTUM),
+    "nesterov": Rule(momentum.nesterov, MOMENTUM),
     "adagrad": Rule(adaptive.adagrad, (1.0, 1.0, 1.0, 0.1)),
-    "root_mean_adagrad": Rule(adaptive.root_mean_adagrad, ADAPTIVE),
-    "rmsprop": Rule(adaptive.rmsprop, ADAPTIVE),
-    "notes_rmsprop": Rule(adaptive.notes_rmsprop, ADAPTIVE),
-    "adam": Rule(adam.adam, ADAPTIVE),
-    "amsgrad": Rule(adam.amsgrad, ADAPTIVE),
-    "nadam": Rule(adam.nadam, ADAPTIVE),
-    "radam": Rule(adam.radam, ADAPTIVE),
-    "adabound": Rule(bounded.adabound, GENTLE),
-    "amsbound": Rule(bounded.amsbound, GENTLE),
-    "swats": Rule(bounded.swats, GENTLE),
-    "sgd_l2": Rule(weight_decay.sgd_l2, GENTLE, {"weight_decay": 0.0}),
-    "sgdw": Rule(weight_decay.sgdw, GENTLE, {"weight_decay": 0.0}),
-    "adam_l2": Rule(weight_decay.adam_l2, ADAPTIVE, {"weight_decay": 0.0}),
-    "adamw": Rule(weight_decay.adamw, ADAPTIVE, {"weight_decay": 0.0}),
-    "lookahead": Rule(lookahead_sgd, GENTLE),
+    "root_mean_adagrad": Rule(adaptive.root_mean_adagrad, (6e-3, 1e-2, 1e-2, 1e-2)),
+    "rmsprop": Rule(adaptive.rmsprop, (1e-3, 1e-3, 1e-3, 3e-4)),
+    "notes_rmsprop": Rule(adaptive.notes_rmsprop, (1e-3, 1e-3, 1e-3, 3e-4)),
+    "adam": Rule(adam.adam, ADAM),
+    "amsgrad": Rule(adam.amsgrad, (0.1, 0.03, 0.03, 0.01)),
+    "nadam": Rule(adam.nadam, ADAM),
+    "radam": Rule(adam.radam, ADAM),
+    "adabound": Rule(bounded.adabound, ADAM, {"final_rate": 1e-3}),
+    "amsbound": Rule(bounded.amsbound, ADAM, {"final_rate": 1e-3}),
+    "swats": Rule(bounded.swats, ADAM),
+    "sgd_l2": Rule(weight_decay.sgd_l2, PLAIN, {"weight_decay": 0.0}),
+    "sgdw": Rule(weight_decay.sgdw, PLAIN, {"weight_decay": 0.0}),
+    "adam_l2": Rule(weight_decay.adam_l2, ADAM, {"weight_decay": 0.0}),
+    "adamw": Rule(weight_decay.adamw, ADAM, {"weight_decay": 0.0}),
+    "lookahead": Rule(lookahead_sgd, MOMENTUM),
 }
+
+#: These move on when the rate becomes zero: by past steps, by a second rate, to slow weights.
+GO_ON = (momentum.notes_momentum, bounded.adabound, bounded.amsbound, lookahead_sgd)
 
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
@@ -90,8 +96,12 @@ NUM_STEPS = 20_000
 
 
 def descend(make, index, rate, start):
-    """Many steps with a rate that falls to a thousandth; function number `index`."""
-    rule = make(lambda count: rate * 1e-3 ** (count.astype(float) / NUM_STEPS))
+    """Many steps, in the second half with a rate that falls to a hundredth; function `index`."""
+
+    def schedule(count):
+        return rate * jnp.minimum(1.0, 10.0 ** (2 - 4 * count.astype(float) / NUM_STEPS))
+
+    rule = make(schedule)
 
     def step(carry, _):
         params, state = carry
@@ -127,8 +137,6 @@ def test_every_rule_reaches_the_minimum(rule, x64):
 
 # --- With Optax's wrappers ------------------------------------------------------------------------
 
-KEY = jax.random.PRNGKey  # not called here: no array at import
-
 
 def some_params():
     return {"a": jnp.array([1.0, -2.0, 0.5]), "b": (jnp.full((2, 3), 0.3), jnp.array(2.0))}
@@ -147,12 +155,13 @@ def some_gradients(count):
     ]
 
 
-def walk(rule, gradients, params=None):
+def walk(rule, gradients, params=None, *, compiled=False):
     """Parameters after so many updates, and the state."""
     params = some_params() if params is None else params
     state = rule.init(params)
+    update = jax.jit(rule.update) if compiled else rule.update
     for gradient in gradients:
-        updates, state = rule.update(gradient, state, params)
+        updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 
@@ -178,7 +187,9 @@ def test_every_rule_on_a_part_of_the_tree(rule):
     gradients = some_gradients(3)
     alone, _ = walk(rule(0.1), [g["a"] for g in gradients], some_params()["a"])
     mask = {"a": True, "b": (False, False)}
-    masked = optax.chain(optax.masked(rule(0.1), mask), optax.masked(optax.set_to_zero(), _not(mask)))
+    masked = optax.chain(
+        optax.masked(rule(0.1), mask), optax.masked(optax.set_to_zero(), _not(mask))
+    )
     params, _ = walk(masked, gradients)
     assert_same(params["a"], alone)
     assert_same(params["b"], some_params()["b"])
@@ -200,24 +211,22 @@ def test_every_rule_with_hyper_parameters_in_the_state(rule):
     injected = optax.inject_hyperparams(rule.make)(0.1, **rule.keywords)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes dtypes
         params, state = walk(injected, gradients)
-        assert_same(params, plain)
+        # The decays are float32 there, in which 1 - 0.99 and 1 - 0.999 have four or five digits.
+        assert_same(params, plain, rtol=5e-5)
         # The rate can be changed between steps: zero stops it.
         state.hyperparams["learning_rate"] = jnp.array(0.0)
         updates, _ = injected.update(gradients[0], state, params)
-    if rule.make not in (momentum.notes_momentum,):  # whose past steps go on
-        still = all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
-        assert still or rule.make is lookahead_sgd  # which may pull to its slow weights
+    if rule.make not in GO_ON:
+        assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
 
 
 @every_rule
 def test_every_rule_with_gradients_gathered_over_steps(rule):
     gradients = some_gradients(4)
-    pairs = [
-        jax.tree.map(lambda a, b: (a + b) / 2, *gradients[i : i + 2]) for i in range(0, 4, 2)
-    ]
+    pairs = [jax.tree.map(lambda a, b: (a + b) / 2, *gradients[i : i + 2]) for i in range(0, 4, 2)]
     plain, _ = walk(rule(0.1), pairs)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic mixes dtypes
-        gathered, _ = walk(optax.MultiSteps(rule(0.1), 2), gradients)
+        gathered, _ = walk(optax.MultiSteps(rule(0.1), 2), gradients, compiled=True)
     assert_same(gathered, plain, rtol=1e-5)
 
 
@@ -236,7 +245,7 @@ def test_every_rule_takes_a_schedule(rule):
     assert sorted(set(seen)) == [0, 1, 2, 3]
     stopped, _ = walk(rule(lambda count: jnp.where(count < 1, 0.1, 0.0)), gradients[:2])
     first, _ = walk(rule(0.1), gradients[:1])
-    if rule.make not in (momentum.notes_momentum,):
+    if rule.make not in GO_ON:
         assert_same(stopped, first)
 
 
@@ -271,8 +280,7 @@ def test_every_rule_keeps_dtypes_and_takes_any_tree(rule):
     state = made.init(params)
     updates, new = made.update(gradient, state, params)
     assert jax.tree.structure(updates) == jax.tree.structure(params)
-    jax.tree.map(lambda u, p: (_ for _ in ()).throw(AssertionError) if u.dtype != p.dtype else 0,
-                 updates, params)
+    assert [u.dtype for u in jax.tree.leaves(updates)] == [p.dtype for p in jax.tree.leaves(params)]
     # Carried through a scan, a state must not change its dtypes or shapes.
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
     assert [leaf.dtype for leaf in jax.tree.leaves(new)] == [
@@ -283,9 +291,13 @@ def test_every_rule_keeps_dtypes_and_takes_any_tree(rule):
         leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(state) if leaf.dtype != jnp.bool_
     )
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-    exact, _ = made.update(jax.tree.map(lambda g: g.astype(jnp.float32), gradient), made.init(wide), wide)
+    exact, _ = made.update(
+        jax.tree.map(lambda g: g.astype(jnp.float32), gradient), made.init(wide), wide
+    )
     jax.tree.map(
-        lambda u, e: np.testing.assert_allclose(u.astype(jnp.float32), e, rtol=2**-7), updates, exact
+        lambda u, e: np.testing.assert_allclose(u.astype(jnp.float32), e, rtol=2**-7),
+        updates,
+        exact,
     )
     empty, _ = made.update({}, made.init({}), {})
     assert empty == {}

@@ -372,7 +372,7 @@ def play(
         Where both players stood when each slope came.
     """
 
-    def rate(count: Array) -> Array:
+    def rate(count: Any) -> Array:
         return 0.5 / jnp.sqrt(1.0 + count.astype(jnp.float32)) if decaying else jnp.float32(1.0)
 
     rules = [make(rate, beta1=beta1, beta2=beta2) for make in (adam.adam, adam.amsgrad)]
@@ -435,11 +435,11 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         rows.append(
             {
                 "rule": rule,
-                "best rate": f"{net.rates[i, best]:.2g}",
+                "rate": f"{net.rates[i, best]:.2g}",
                 "loss": f"{net.train_loss[i, best]:.4f}",
                 "accuracy": f"{net.accuracy[i, best]:.1%}",
-                "rate / 10": _at(net, i, best - 2),
-                "rate x 10": _at(net, i, best + 2),
+                "at 1/10": _at(net, i, best - 2),
+                "at 10x": _at(net, i, best + 2),
             }
         )
     players: list[dict[str, object]] = [
@@ -464,7 +464,7 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         for walk in result.walks
     ]
     return {
-        f"{names} on {net.num_rows} pictures, {net.loss.shape[2]} epochs: training loss": rows,
+        f"{names} on {net.num_rows} pictures, {net.loss.shape[2]} epochs, best rates": rows,
         f"Games of {result.walks[0].steps[-1]} steps; the best point is -1": players,
         "Adam goes the right way with a longer window 1 / (1 - beta2), beta1 = 0": critical,
     }

@@ -8,7 +8,7 @@ of one grid.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -200,7 +200,7 @@ def _descend(
     def step(carry: tuple[Array, list[optax.OptState]], _: None):
         params, states = carry
         values, gradients = jax.vmap(jax.value_and_grad(loss))(params)
-        pairs = [
+        pairs: list[Any] = [
             rule.update(gradient, state)
             for rule, gradient, state in zip(rules, gradients, states, strict=True)
         ]
@@ -329,6 +329,7 @@ def _rounded(slope: float) -> float:
 def plot(result: Result) -> "Figure":
     """Draw paths, rates, losses, weights of the past, and rates against scales."""
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     bowl, features = result.bowl, result.features
     marks = dict(zip(RULES, "os^Dv", strict=True))
@@ -369,13 +370,13 @@ def plot(result: Result) -> "Figure":
             title="Features raw (solid), scaled (dotted)",
         )  # fmt: skip
 
-        for rule, name in (
-            ("adagrad", "Adagrad"),
-            ("root_mean_adagrad", "root mean"),
-            ("notes_rmsprop", "notes' RMSProp"),
-            ("rmsprop", "RMSProp"),
-        ):
-            past = adaptive.square_weights(20, rule, decay=DECAY)
+        pasts = {
+            "Adagrad": adaptive.square_weights(20, "adagrad"),
+            "root mean": adaptive.square_weights(20, "root_mean_adagrad"),
+            "notes' RMSProp": adaptive.square_weights(20, "notes_rmsprop", decay=DECAY),
+            "RMSProp": adaptive.square_weights(20, "rmsprop", decay=DECAY),
+        }
+        for name, past in pasts.items():
             weights.semilogy(past, "-", marker=marks[name], markersize=4, color=colors[name])
         weights.set(xlabel="step of the gradient", ylabel="weight", title="Weights of the squares")
         weights.xaxis.get_major_locator().set_params(integer=True)
@@ -392,7 +393,7 @@ def plot(result: Result) -> "Figure":
         scales.legend(fontsize="small")
 
         handles = [
-            plt.Line2D([], [], color=colors[name], marker=marks[name], linestyle="-", label=name)
+            Line2D([], [], color=colors[name], marker=marks[name], linestyle="-", label=name)
             for name in RULES
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize="small")

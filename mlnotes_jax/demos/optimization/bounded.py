@@ -128,8 +128,9 @@ def recorded(
         return Recorded(state, jnp.zeros((num_updates, *numbers.shape), numbers.dtype))
 
     def update(
-        updates: PyTree, state: Recorded, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, Recorded]:
+        after: Any
         step, after = rule.update(updates, state.state, params)
         place = after.count - 1
         return step, Recorded(after, state.rows.at[place].set(look(after), mode="drop"))
@@ -189,7 +190,7 @@ def run(
     widths = (int(np.prod(x.shape[1:])), 64, len(pictures.class_names))
     updates = np.arange(1, epochs + 1) * (len(x) // BATCH)
 
-    bound = {"final_rate": final_rate, "gamma": gamma}
+    bound: Any = {"final_rate": final_rate, "gamma": gamma}
     rules = {
         "SGD, momentum": momentum.heavy_ball(
             final_rate, momentum=0.9, dampening=0.9, dampen_first=True
@@ -282,9 +283,9 @@ def _rates(
     alive = alive[:: max(1, len(alive) // WATCHED)][:WATCHED]
     t = updates[:, None].astype(float)
     size = ADAM_RATE * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-    low, high = bounded.bounds(updates, final_rate=final_rate, gamma=gamma)
+    bounds = bounded.bounds(updates, final_rate=final_rate, gamma=gamma)
     free = size / (np.sqrt(moments[:, alive].astype(float)) + 1e-8)
-    return free, bounded.Bounds(np.asarray(low), np.asarray(high))
+    return free, jax.device_get(bounds)
 
 
 def tables(result: Result) -> dict[str, list[dict[str, object]]]:

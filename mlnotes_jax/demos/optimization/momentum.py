@@ -389,7 +389,8 @@ def plot(result: Result) -> "Figure":
             down.plot(update, loss, dash, lw=width, label=name)
         down.set_ylim(0, 3 * plateau.loss[1, 0])
         down.set(xlabel="update", ylabel="loss", title="From weights that are too small")
-        down.legend(fontsize="small", loc="upper right")
+        # Below: the third walk would run through it.
+        down.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
         for i, (name, dash) in enumerate(zip(plateau.names[:2], dashes, strict=False)):
             length = plateau.step_norm[i] / (plateau.rates[i] * plateau.gradient_norm[i])
@@ -399,7 +400,7 @@ def plot(result: Result) -> "Figure":
         speeds.axhline(formula, color=figures.GREEN, lw=1.2, ls="-.", label=label)
         limit = float(momentum.terminal_speed(MOMENTUM))
         speeds.axhline(limit, color=figures.GREY, lw=1.2, ls=":", label="even slope, 1 / (1 - λ)")
-        speeds.set_ylim(0, 2 * limit)
+        speeds.set_ylim(0, 1.4 * limit)
         speeds.set(xlabel="update", ylabel="step / (rate × gradient)", title="Speed")
-        speeds.legend(fontsize="small", loc="upper left")
+        speeds.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure

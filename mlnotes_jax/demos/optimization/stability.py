@@ -187,8 +187,9 @@ def descend(
     def update(carry: Any, _: None) -> tuple[Any, Any]:
         w, state = carry
         loss, slope = jax.value_and_grad(cliff_loss)(w)
-        step, state = rule.update(slope, state, w)
-        return (w + step, state), (w, loss, state[0].seen)
+        after: Any
+        step, after = rule.update(slope, state, w)
+        return (w + step, after), (w, loss, after[0].seen)
 
     start = jnp.asarray(start)
     (last, _), (w, loss, seen) = lax.scan(update, (start, rule.init(start)), None, num_updates)
@@ -371,7 +372,7 @@ def plot(result: Result) -> "Figure":
         walk.set(xlabel="update", ylabel="w", title="One step off the cliff")
         walk.legend(fontsize="small")
 
-        for name, accuracy, mark in zip(reader.methods, reader.accuracy, "sDov", strict=True):
+        for name, accuracy, mark in zip(reader.methods, reader.accuracy, "sDov", strict=False):
             rates.semilogx(
                 reader.rates, 100 * np.nan_to_num(accuracy), marker=mark, ms=4, label=name
             )
