@@ -16,7 +16,7 @@ Superpositions of a Sigmoidal Function" (1989).
 import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -274,8 +274,8 @@ def smooth(units: Units) -> Units:
         >>> from mlnotes_jax.foundations import approximation
         >>> ramp = approximation.hard_sigmoid_units([0.0, 1.0], [0.0, 1.0])
         >>> curve = approximation.smooth(ramp)
-        >>> print(approximation.evaluate(curve, [0.0, 0.5, 1.0]).round(3))
-        [0.119 0.5   0.881]
+        >>> print(*(f"{y:.3f}" for y in approximation.evaluate(curve, [0.0, 0.5, 1.0])))
+        0.119 0.500 0.881
     """
     _of_kind(units, "hard_sigmoid")
     return dataclasses.replace(units, kind="sigmoid")
@@ -321,7 +321,7 @@ def fit(
     Raises:
         ValueError: Shapes differ or are empty, a value is not finite, all places are one, a
             weight is negative, `start` does not fit, or an option is unknown.
-        TypeError: An argument is not numeric.
+        TypeError: An argument is not numeric, or `optimizer` no Optax rule.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -340,6 +340,8 @@ def fit(
     _checks.positive_int("num_units", num_units)
     _checks.positive_int("num_steps", num_steps)
     _checks.one_of("kind", kind, tuple(_PHI))
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(f"optimizer must be an Optax rule, got {type(optimizer).__name__}")
     weights = _weights(sample_weight, x)
     if start is not None:
         _of_kind(start, kind, name="start")
@@ -366,13 +368,14 @@ def fit(
     def loss(units: Units) -> Array:
         return (weights * jnp.square(evaluate(units, u) - v)).sum()
 
-    def step(carry, _):
+    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
         units, state = carry
         value, gradient = jax.value_and_grad(loss)(units)
         updates, state = optimizer.update(gradient, state, units)
         return (jax.tree.map(jnp.add, units, updates), state), value
 
-    (end, _), values = jax.lax.scan(step, (begin, optimizer.init(begin)), length=num_steps)
+    state: Any = optimizer.init(begin)  # pyright: ignore[reportArgumentType]
+    (end, _), values = jax.lax.scan(step, (begin, state), length=num_steps)
     values = jnp.concatenate([values, loss(end)[None]]) * spread**2
     weight = end.weight / half
     learned = Units(

@@ -383,8 +383,8 @@ def backward(
             g, parameter_bar = activation_backward(
                 activation, g, tape.before[i], layers[i].parameter
             )
-        elif layers[i].parameter is not None:
-            parameter_bar = jnp.zeros_like(layers[i].parameter)  # nothing follows the last layer
+        elif (unused := layers[i].parameter) is not None:
+            parameter_bar = jnp.zeros_like(unused)  # nothing follows the last layer
         g, kernel_bar, bias_bar = affine_backward(g, tape.inputs[i], layers[i].kernel)
         gradients.append(Layer(kernel_bar, bias_bar, parameter_bar))
         parameter_bar = None

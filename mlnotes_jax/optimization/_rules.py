@@ -1,9 +1,9 @@
 """What every update rule shares: its rate, checks of its trees, dtypes, and the walk over leaves.
 
-A rule is an `optax.GradientTransformation` whose `update` returns what is *added* to the parameters.
-Moments are held in at least float32, whatever the parameters are; the update has the dtype of the
-gradient. A tree without leaves is allowed and gives an empty update, as `optax.masked` and
-`optax.partition` hand such trees to the rules that they wrap.
+A rule is an `optax.GradientTransformation` whose `update` returns what is *added* to the
+parameters. Moments are held in at least float32, whatever the parameters are; the update has the
+dtype of the gradient. A tree without leaves is allowed and gives an empty update, as `optax.masked`
+and `optax.partition` hand such trees to the rules that they wrap.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from mlnotes_jax import _checks
 
@@ -30,9 +30,9 @@ def rate(value: Rate, *, name: str = "learning_rate") -> Callable[[Int[Array, ""
     """
     if callable(value):
         return lambda count: _checks.floating(name, value(count), ndim=0)
-    constant = scalar(name, value)
-    _checks.not_negative(name, value)
-    return lambda count: constant
+    not_negative(name, value)
+    # An array only where it is used: a rule made outside of double precision serves within it.
+    return lambda count: _checks.floating(name, value)
 
 
 def scalar(name: str, value: ArrayLike) -> Array:
@@ -150,9 +150,3 @@ def per_leaf(
 def next_count(count: Int[Array, ""]) -> Int[Array, ""]:
     """The number of updates, this one included; it stays at the largest int32."""
     return optax.safe_increment(count)
-
-
-def correction(decay: ArrayLike, count: Int[Array, ""]) -> Float[Array, ""]:
-    r"""The weight that an exponential average started from zero has after `count` steps: $1 - \beta^t$."""
-    dtype = jnp.result_type(float)
-    return 1 - jnp.asarray(decay, dtype) ** count.astype(dtype)

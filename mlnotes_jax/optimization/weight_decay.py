@@ -242,7 +242,8 @@ def adamw(
 
     Note:
         `torch.optim.AdamW` has these defaults; `optax.adamw` differs in `weight_decay=1e-4`. The
-        $\lambda$ of the paper is the $\alpha\lambda$ of these two.
+        $\lambda$ of the paper is the $\alpha\lambda$ of these two. A mask that is a function is to
+        be named in `static_args` of `optax.inject_hyperparams`, as with Optax's own rules.
     """
     rate, shrink = _scales(learning_rate, weight_decay, multiplier, decay_by)
     inner = _adam.adam(

@@ -31,7 +31,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 from mlnotes_jax import _checks
 from mlnotes_jax.data import loading
 from mlnotes_jax.generalization import early_stopping
-from mlnotes_jax.optimization import averaging
+from mlnotes_jax.optimization import averaging, stability
 from mlnotes_jax.training import _evaluation, _inputs, _report
 
 __all__ = [
@@ -306,7 +306,8 @@ def fit(
             a validation.
         average: An average of the parameters, updated after each step. It is what is validated,
             kept as best, and returned. Statistics of batch norm are those of the raw parameters.
-        clip_norm: Scale gradients with a larger global norm down to this one. Traced.
+        clip_norm: Scale gradients with a larger global norm down to this one, as
+            `optimization.stability.clip_by_global_norm` does. Traced.
         record_norm: Whether to record the norm where it is not needed for clipping. It takes one
             more pass over the gradients, some percent of a step of a small network.
         epoch: How to run an epoch of arrays. `"scan"`: one compiled loop. `"steps"`: a compiled
@@ -574,12 +575,10 @@ def _step(
 
     (value, (outputs, state)), grads = jax.value_and_grad(objective, has_aux=True)(walk.params)
     row = {"loss": value} | {name: fn(outputs, targets) for name, fn in recipe.metrics}
-    if recipe.record_norm:
-        row["grad_norm"] = _norm(grads)
     if clip_norm is not None:
-        norm = row["grad_norm"]
-        factor = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
-        grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+        grads, row["grad_norm"] = stability.clip_by_global_norm(grads, clip_norm)
+    elif recipe.record_norm:
+        row["grad_norm"] = stability.global_norm(grads)
     updates, opt_state = _optimizer(recipe.optimizer, settings).update(
         grads, walk.opt_state, walk.params, value=value
     )
@@ -980,13 +979,6 @@ def _optimizer(optimizer: Any, settings: PyTree) -> optax.GradientTransformation
     if not isinstance(optimizer, optax.GradientTransformation):
         optimizer = optimizer(settings)
     return optax.with_extra_args_support(optimizer)
-
-
-def _norm(tree: PyTree) -> Array:
-    """Euclidean norm of all leaves together, in at least float32."""
-    squares = [jnp.square(_evaluation.wide(leaf)).sum() for leaf in jax.tree.leaves(tree)]
-    dtype = jnp.result_type(*{s.dtype for s in squares}) if squares else jnp.float32
-    return jnp.sqrt(sum((s.astype(dtype) for s in squares), jnp.zeros((), dtype)))
 
 
 def _int32(*numbers: int) -> list[np.int32]:

@@ -378,6 +378,7 @@ def bad_fit(**changes):
         (lambda: bad_fit(y=[0.0, np.inf, 1.0]), ValueError, "y must be finite, got inf in row 1"),
         (lambda: bad_fit(num_units=0), ValueError, "num_units must be at least 1, got 0"),
         (lambda: bad_fit(num_steps=1.5), TypeError, "num_steps must be an integer, got 1.5"),
+        (lambda: bad_fit(optimizer=0.1), TypeError, "optimizer must be an Optax rule, got float"),
         (lambda: bad_fit(kind="tanh"), ValueError, "kind must be one of 'hard_sigmoid', 'sigmoid'"),
         (
             lambda: bad_fit(sample_weight=[1.0, -1.0, 1.0]),

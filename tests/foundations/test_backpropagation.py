@@ -471,7 +471,7 @@ def result():
 
 
 def test_demo_agrees_with_jax_and_counts_as_the_compiler_does(result):
-    assert result.widths == (64, 128)
+    assert result.widths == (64, 512, 2048)
     # a few roundings of float64 and of float32
     assert max(result.gradient_errors.values()) < 1e-14
     assert result.agreement.max() < 1e-5
@@ -487,6 +487,6 @@ def test_demo_shows_its_numbers(result):
 
     mpl.use("agg")
     tables = demo.tables(result)
-    assert [len(rows) for rows in tables.values()] == [2, len(get_args(bp.Activation))]
+    assert [len(rows) for rows in tables.values()] == [3, 3, len(get_args(bp.Activation))]
     assert len(demo.plot(result).axes) == 3
     assert result.source.name == "digits"

@@ -491,7 +491,7 @@ def test_demo_bowl(result):
     bowl = result.bowl
     names = list(bowl.names)
     along, turned = np.asarray(bowl.loss)[:, :, -1].T
-    descent = names.index("gradient descent")
+    descent = names.index("descent")
     # Along the axes the adaptive rules do not feel the stretch; turned, they lose that.
     for rule in ("Adagrad", "RMSProp"):
         i = names.index(rule)
@@ -509,7 +509,7 @@ def test_demo_features(result):
     features = result.features
     names = list(features.names)
     raw, scaled = np.asarray(features.best_loss).T
-    descent = names.index("gradient descent")
+    descent = names.index("descent")
     adaptive_rules = [i for i in range(len(names)) if i != descent]
     assert raw[adaptive_rules].max() < 0.95 * raw[descent]
     assert raw[names.index("Adagrad")] < 0.75 * raw[descent]

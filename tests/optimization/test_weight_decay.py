@@ -341,6 +341,16 @@ def test_masks():
     assert wd.matrices(params) == {"kernel": True, "bias": False, "scale": (False,)}
 
 
+def test_a_function_as_mask_with_hyper_parameters_in_the_state():
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    make = optax.inject_hyperparams(wd.adamw, static_args=("mask",))
+    rule = make(0.5, weight_decay=0.5, mask=wd.matrices)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = rule.update(zeros, rule.init(params), params)
+    chex.assert_trees_all_equal(updates, {"kernel": jnp.full((2, 3), -0.25), "bias": jnp.zeros(3)})
+
+
 def test_masked_leaves_are_not_looked_at():
     params = {"a": jnp.ones(2), "b": jnp.full(2, jnp.inf)}
     rule = wd.adamw(0.5, mask={"a": True, "b": False})

@@ -49,14 +49,14 @@ DECAY = 0.9
 
 #: Name -> rule of a learning rate.
 RULES: dict[str, Callable[[Array], optax.GradientTransformation]] = {
-    "gradient descent": momentum.sgd,
+    "descent": momentum.sgd,
     "Adagrad": adaptive.adagrad,
     "root mean": adaptive.root_mean_adagrad,
     "RMSProp": partial(adaptive.rmsprop, decay=DECAY),
     "notes' RMSProp": partial(adaptive.notes_rmsprop, alpha=DECAY),
 }
 #: One of each kind, for the regression.
-KINDS = ("gradient descent", "Adagrad", "RMSProp")
+KINDS = ("descent", "Adagrad", "RMSProp")
 
 
 class Problem(NamedTuple):
@@ -299,7 +299,7 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         {
             "rule": name,
             "rate": float(bowl.learning_rate[i, 0]),
-            "loss, axes along": float(bowl.loss[i, 0, -1]),
+            "loss": float(bowl.loss[i, 0, -1]),
             "rate, turned": float(bowl.learning_rate[i, 1]),
             "loss, turned": float(bowl.loss[i, 1, -1]),
         }
@@ -310,15 +310,15 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             "rule": name,
             "rate": f"{float(features.grid[features.best[i, 0]]):.1e}",
             "loss, raw": float(features.best_loss[i, 0]),
-            "rate, standardised": f"{float(features.grid[features.best[i, 1]]):.1e}",
-            "loss, standardised": float(features.best_loss[i, 1]),
-            "slope of log rate": _rounded(features.slope[i]),
+            "rate, scaled": f"{float(features.grid[features.best[i, 1]]):.1e}",
+            "loss, scaled": float(features.best_loss[i, 1]),
+            "slope": _rounded(features.slope[i]),
         }
         for i, name in enumerate(features.names)
     ]
     return {
         f"A bowl stretched {STRETCH:.0f} times, {steps} steps, best rate of each": walks,
-        f"Logistic regression, {result.num_steps} steps, best rate of each": fits,
+        f"Logistic regression, {result.num_steps} steps; slope of rate against scale": fits,
     }
 
 

@@ -365,10 +365,13 @@ def plot(result: Result) -> "Figure":
         switch.semilogy(
             now[up], swats.estimates[up], ".", ms=3, color=figures.GREY, label="of one step"
         )
-        switch.semilogy(now, swats.averages, "-", color=figures.BLUE, label="average")
+        average = np.where(swats.averages > 0, swats.averages, np.nan)
+        switch.semilogy(now, average, "-", color=figures.BLUE, label="average")
         if swats.switched_at:
             place = {"ms": 12, "color": figures.VERMILLION, "zorder": 3}
             switch.plot(swats.switched_at, swats.rate, "*", label="the switch", **place)
-        switch.set(xlabel="update", ylabel="rate of SGD", title="What Adam stands for")
+        switch.set(
+            xlabel="update", ylabel="rate of SGD, where positive", title="What Adam stands for"
+        )
         switch.legend(fontsize="small")
     return figure

@@ -254,7 +254,7 @@ def _plateau(model: MLP, train: tuple[Array, Array], num_steps: int) -> Plateau:
     for i in range(len(rates)):
         # Some updates before the loss moves, when the start has been forgotten.
         moves = int(np.append(loss[i] < 0.99 * loss[i, 0], True).argmax())
-        some = slice(int(0.6 * moves), int(0.8 * moves) + 2)
+        some = slice(int(0.7 * moves), int(0.85 * moves) + 2)
         norm = gradient_norm[i, some]
         growth.append(np.median(norm[1:] / norm[:-1]))
         speed.append(np.median(step_norm[i, some] / (rates[i] * norm)))
@@ -387,7 +387,7 @@ def plot(result: Result) -> "Figure":
             plateau.names, plateau.loss, dashes, widths, strict=True
         ):
             down.plot(update, loss, dash, lw=width, label=name)
-        down.set_ylim(0, 3 * plateau.loss[1, 0])
+        down.set_ylim(0, min(3 * plateau.loss[1, 0], 1.1 * plateau.loss.max()))
         down.set(xlabel="update", ylabel="loss", title="From weights that are too small")
         # Below: the third walk would run through it.
         down.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)

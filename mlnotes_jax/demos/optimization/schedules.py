@@ -169,9 +169,9 @@ def _curves(num_steps: int) -> dict[str, Array]:
         "triangular": schedules.triangular(0.1, 1.0, steps_up=n // 6),
         "triangular2": schedules.triangular(0.1, 1.0, steps_up=n // 6, mode="triangular2"),
         "exp_range": schedules.triangular(
-            0.1, 1.0, steps_up=n // 6, mode="exp_range", gamma=0.1 ** (1 / n)
+            0.1, 1.0, steps_up=n // 6, mode="exp_range", gamma=0.4 ** (1 / n)
         ),
-        "warm restarts": schedules.warm_restarts(1.0, first_period=n // 7, period_factor=2),
+        "warm restarts": schedules.warm_restarts(1.0, first_period=-(-n // 7), period_factor=2),
     }
     return {name: schedule(np.arange(n)) for name, schedule in made.items()}
 
@@ -191,7 +191,7 @@ def run(
 
     Args:
         key: Draws the split of the digits, the weights and the batches.
-        quick: Digits, fewer runs, rates and epochs.
+        quick: Digits, a shallower network, fewer runs and rates.
         data: Which pictures. `auto`: Fashion-MNIST where it is found, else the digits.
         data_dir: Folder of Fashion-MNIST.
         num_epochs: Passes over the pictures for each rate.
@@ -203,12 +203,13 @@ def run(
         Curves, range tests, variances and losses.
     """
     split_key, weight_key, range_key, early_key, ladder_key = jax.random.split(key, 5)
-    exponents = np.linspace(-3.0, -1.0, 5)
+    exponents, hidden = np.linspace(-3.0, -1.0, 5), HIDDEN
     if quick:
+        hidden = HIDDEN[:3]
         data, num_seeds, exponents = "digits", min(num_seeds, 2), exponents[[1, 4]]
         num_runs, num_steps = min(num_runs, 8), min(num_steps, 30)
     x, y, source = problem(split_key, data=data, data_dir=data_dir, rows=4000)
-    widths = (x.shape[1], *HIDDEN, 10)
+    widths = (x.shape[1], *hidden, 10)
     model = _network(weight_key, widths)
     # As many updates for the fewer digits.
     num_epochs = num_epochs * max(1, 4000 // len(x))
@@ -461,10 +462,10 @@ def plot(result: Result) -> "Figure":
             (ladder.plain, "o-", "no warm-up"),
             (ladder.warm, "s--", f"warm-up, {WARMUP} updates"),
         ):
-            (line,) = final.loglog(ladder.rates, np.median(losses_, axis=1), mark, label=label)
+            (line,) = final.semilogx(ladder.rates, np.median(losses_, axis=1), mark, label=label)
             fine = np.where(np.isfinite(losses_), losses_, np.nan)
             for column in fine.T:
-                final.loglog(ladder.rates, column, ".", color=line.get_color(), markersize=4)
+                final.semilogx(ladder.rates, column, ".", color=line.get_color(), markersize=4)
         final.set(
             xlabel="learning rate of Adam",
             ylabel="training loss",

@@ -1,10 +1,10 @@
 """How sharp the minima of a network are, and what batch size and learning rate have to do with it.
 
 First the network of the demo `critical_points`, trained to a loss of 0.1: its largest eigenvalue by
-power iteration and by Lanczos, and the highest loss in a small ball and a small box. Then the same
-network is trained to one and the same loss in four ways: with small and with large batches, with a
-low and with a high learning rate. For each the sharpness is measured in four ways, beside the loss on
-pictures that were not trained on.
+power iteration and by Lanczos, and the highest loss in a small ball and a small box. Then a smaller
+network is trained to one and the same loss in four ways: with small and with large batches at one
+rate, and with a high and a low rate at full batches. The sharpness of each is measured in several
+ways, beside the loss on pictures that were not trained on.
 """
 
 import functools
@@ -24,7 +24,18 @@ from mlnotes_jax.optimization import critical_points, sharpness
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["RECIPES", "Minimum", "Point", "Recipe", "Result", "descend", "plot", "run", "tables"]
+__all__ = [
+    "RECIPES",
+    "Minimum",
+    "Point",
+    "Recipe",
+    "Result",
+    "descend",
+    "plot",
+    "problem",
+    "run",
+    "tables",
+]
 
 
 class Recipe(NamedTuple):
@@ -41,12 +52,12 @@ class Recipe(NamedTuple):
     rate: float
 
 
-#: Two pairs: a batch size against another at one rate, and a rate against another with full batches.
+#: Two pairs: other batches at one rate, and another rate with full batches.
 RECIPES = (
-    Recipe("small batches", 16, 0.1),
-    Recipe("large batches", 0, 0.1),
-    Recipe("high rate", 0, 0.5),
-    Recipe("low rate", 0, 0.02),
+    Recipe("small batches", 16, 0.5),
+    Recipe("large batches", 0, 0.5),
+    Recipe("high rate", 0, 1.0),
+    Recipe("low rate", 0, 0.1),
 )
 
 
@@ -55,27 +66,17 @@ class Point(NamedTuple):
 
     Attributes:
         num_parameters: Of the network.
-        loss: Mean cross-entropy, in nats.
-        gradient_norm: There.
-        top: By power iteration; the vector is dropped.
+        measured: Its sharpness, with a leading axis of one.
         lanczos: The highest eigenvalue by Lanczos.
         lanczos_residual: Its residual.
         lanczos_steps: Products that it took.
-        ball: Sharpness in a ball of radius `epsilon`, its displacement dropped.
-        box: In the box of Keskar et al. with this `epsilon`.
-        epsilon: Of both.
     """
 
     num_parameters: int
-    loss: Array
-    gradient_norm: Array
-    top: sharpness.TopEigenvalue
+    measured: "Minimum"
     lanczos: Array
     lanczos_residual: Array
     lanczos_steps: Array
-    ball: sharpness.EpsilonSharpness
-    box: sharpness.EpsilonSharpness
-    epsilon: float
 
 
 class Minimum(NamedTuple):
@@ -86,8 +87,10 @@ class Minimum(NamedTuple):
         loss: On the training pictures, in nats.
         test_loss: On the others.
         test_accuracy: On the others.
+        gradient_norm: Of the training loss: a loss of this height is not yet a minimum.
         top: Largest eigenvalue of the Hessian of the training loss.
         residual: Of it.
+        num_products: That power iteration took.
         ball: Epsilon-sharpness in the ball, percent.
         box: In the box, percent.
         rise: Mean rise of the training loss after a random shift of length `RADIUS`.
@@ -99,8 +102,10 @@ class Minimum(NamedTuple):
     loss: Array
     test_loss: Array
     test_accuracy: Array
+    gradient_norm: Array
     top: Array
     residual: Array
+    num_products: Array
     ball: Array
     box: Array
     rise: Array
@@ -153,7 +158,9 @@ def problem(
     """
     split_key, weight_key = jax.random.split(key)
     digits = trained.problem(weight_key, widths=widths)
-    order = jax.random.permutation(split_key, len(digits.y))
+    # On the host: a generator takes long to compile.
+    seed = np.asarray(jax.random.key_data(split_key))
+    order = np.random.default_rng(seed).permutation(len(digits.y))
     parts = (order[:train_rows], order[train_rows:])
     train, test = ((digits.x[rows], digits.y[rows]) for rows in parts)
     return digits, train, test
@@ -178,10 +185,13 @@ def run(
         Eigenvalues, sharpness, slices.
     """
     point_key, net_key, look_key = jax.random.split(key, 3)
-    widths, rows = ((64, 64), 1200)
+    widths, rows, point_widths, point_rows = (64, 64), 1200, (256, 320), None
     if quick:
-        widths, rows, num_starts, target_loss = (24, 24), 400, 1, max(target_loss, 0.1)
-    _, train, test = problem(net_key, widths=widths, train_rows=rows)
+        # One shape for both networks: half as many programs.
+        widths = point_widths = (24, 24)
+        rows = point_rows = 400
+        num_starts, target_loss = 1, max(target_loss, 0.1)
+    digits, train, test = problem(net_key, widths=widths, train_rows=rows)
     keys = jax.random.split(net_key, num_starts)
     starts = [trained.problem(k, widths=widths).params for k in keys]
 
@@ -189,21 +199,21 @@ def run(
     point, minima, ends = None, [], []
     for name in progress.track(work, "measuring"):
         if point is None:
-            point = _point(point_key, quick)
+            point = _point(point_key, look_key, test, point_widths, point_rows)
             continue
         recipe = next(one for one in RECIPES if one.name == name)
         size = recipe.batch_size or len(train[1])
-        rows_ = []
+        found = []
         for k, params in zip(keys, starts, strict=True):
             params, updates = descend(k, params, *train, recipe.rate, target_loss, batch_size=size)
-            rows_.append(_look(look_key, params, updates, train, test))
+            found.append(_look(look_key, params, updates, train, test))
             ends.append(params)
-        minima.append(jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(rows_)))
+        minima.append(_stack(found))
     assert point is not None
     lengths = np.linspace(-1, 1, LENGTHS, dtype=np.float32)
     plane = [_plane(look_key, ends[i * num_starts], *train, lengths) for i in (0, 1)]
     return Result(
-        source=trained.problem(key, widths=(2, 2), rows=2).source,
+        source=digits.source,
         point=point,
         minima=tuple(minima),
         target=target_loss,
@@ -227,8 +237,8 @@ def descend(
 ) -> tuple[trained.Parameters, Array]:
     """Descend with random batches until the loss of all rows is at most `target`.
 
-    The loss is looked at after every 1200 / `batch_size` updates or so, and after at most 30 000 of
-    them training ends in any case.
+    The loss is looked at after as many updates as an epoch has, and after 30 000 updates training
+    ends in any case.
 
     Args:
         key: Draws the batches.
@@ -267,34 +277,30 @@ def descend(
     return params, done
 
 
-def _point(key: Array, quick: bool) -> Point:
-    widths, rows = ((48, 48), 400) if quick else ((256, 320), 1200)
+def _stack(found: list[Minimum]) -> Minimum:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(found))
+
+
+def _point(
+    key: Array,
+    look_key: Array,
+    test: tuple[Array, Array],
+    widths: tuple[int, int],
+    rows: int | None,
+) -> Point:
     digits = trained.problem(key, widths=widths, rows=rows)
-    params, _ = trained.train(digits.params, digits.x, digits.y, 0.1)
+    data = (digits.x, digits.y)
+    params, updates = trained.train(digits.params, *data, 0.1)
+    measured = _stack([_look(look_key, params, updates, data, test)])
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Point(size, *jax.device_get(_measure(key, params, digits.x, digits.y)), BALL)
+    return Point(size, measured, *jax.device_get(_lanczos(look_key, params, *data)))
 
 
 @jax.jit
-def _measure(key: Array, params: trained.Parameters, x: Array, y: Array) -> tuple:
-    def loss(p: trained.Parameters) -> Array:
-        return trained.network_loss(p, x, y)
-
-    operator = critical_points.hessian_operator(loss, params)
+def _lanczos(key: Array, params: trained.Parameters, x: Array, y: Array) -> tuple[Array, ...]:
+    operator = critical_points.hessian_operator(lambda p: trained.network_loss(p, x, y), params)
     ends = critical_points.lanczos(key, operator, params, num_steps=32)
-    top = sharpness.top_eigenvalue(key, loss, params)
-    ball = sharpness.epsilon_sharpness(key, loss, params, epsilon=BALL, region="ball")
-    box = sharpness.epsilon_sharpness(key, loss, params, epsilon=EPSILON, num_steps=10)
-    return (
-        loss(params),
-        critical_points.gradient_norm(loss, params),
-        top._replace(vector=None),
-        ends.highest.values[0],
-        ends.highest.residuals[0],
-        ends.num_steps,
-        ball._replace(displacement=None),
-        box._replace(displacement=None),
-    )
+    return ends.highest.values[0], ends.highest.residuals[0], ends.num_steps
 
 
 @jax.jit
@@ -322,13 +328,15 @@ def _look(
         loss=loss(params),
         test_loss=test_loss(params),
         test_accuracy=_accuracy(params, *test),
+        gradient_norm=critical_points.gradient_norm(loss, params),
         top=top.value,
         residual=top.residual,
+        num_products=top.num_steps,
         ball=ball.value,
         box=box.value,
         rise=rises.mean(),
-        line=sharpness.slice_1d(loss, params, direction, lengths),
-        test_line=sharpness.slice_1d(test_loss, params, direction, lengths),
+        line=sharpness.slice_1d(loss, params, direction, lengths, batch_size=LENGTHS),
+        test_line=sharpness.slice_1d(test_loss, params, direction, lengths, batch_size=LENGTHS),
     )
 
 
@@ -337,7 +345,7 @@ def _plane(key: Array, params: trained.Parameters, x: Array, y: Array, lengths: 
     directions = sharpness.filter_normalized_directions(key, params)
     u, v = (jax.tree.map(lambda leaf, i=i: leaf[i], directions) for i in (0, 1))
     return sharpness.slice_2d(
-        lambda p: trained.network_loss(p, x, y), params, u, v, lengths, lengths
+        lambda p: trained.network_loss(p, x, y), params, u, v, lengths, lengths, batch_size=LENGTHS
     )
 
 
@@ -346,3 +354,135 @@ def _accuracy(params: trained.Parameters, x: Array, y: Array) -> Array:
         x = jnp.tanh(x @ weight + bias[None])
     weight, bias = params[-1]
     return ((x @ weight + bias[None]).argmax(axis=1) == y).mean(dtype=jnp.float32)
+
+
+def tables(result: Result) -> dict[str, list[dict[str, object]]]:
+    """Put the numbers into rows.
+
+    Args:
+        result: What `run` returned.
+
+    Returns:
+        Title to rows.
+    """
+    point = result.point
+    here = {name: np.mean(getattr(point.measured, name)).item() for name in Minimum._fields}
+    bound = _bound(here["loss"], here["gradient_norm"], here["top"])
+    rows = [
+        ("parameters", point.num_parameters),
+        ("loss (nats)", f"{here['loss']:.4f}"),
+        ("gradient norm", f"{here['gradient_norm']:.3g}"),
+        ("largest eigenvalue, power iteration", f"{here['top']:.4f}"),
+        ("residual", f"{here['residual']:.1e}"),
+        ("products", round(here["num_products"])),
+        ("largest eigenvalue, Lanczos", f"{float(point.lanczos):.4f}"),
+        ("residual of Lanczos", f"{float(point.lanczos_residual):.1e}"),
+        ("products of Lanczos", int(point.lanczos_steps)),
+        (f"highest loss in a ball of {BALL:g}, percent", f"{here['ball']:.3f}"),
+        ("at most, to second order", f"{bound:.3f}"),
+        (f"highest loss in the box of {EPSILON:g}, percent", f"{here['box']:.3f}"),
+    ]
+    found = []
+    for recipe, one in zip(RECIPES, result.minima, strict=True):
+        mean = {name: float(np.mean(getattr(one, name))) for name in Minimum._fields}
+        found.append((recipe, mean))
+    train_rows, test_rows = result.num_rows
+    title = f"Loss {result.target:g} on {train_rows} digits, {result.num_parameters} parameters"
+    return {
+        "The network of critical_points": [{"quantity": q, "value": v} for q, v in rows],
+        f"{title}: mean of {len(result.minima[0].top)}": [
+            {
+                "recipe": recipe.name,
+                "batch": recipe.batch_size or train_rows,
+                "rate": recipe.rate,
+                "updates": round(mean["num_updates"]),
+                "largest eigenvalue": f"{mean['top']:.2f}",
+                "2 / rate": f"{2 / recipe.rate:g}",
+                f"rise, shift {RADIUS:g}": f"{mean['rise']:.5f}",
+            }
+            for recipe, mean in found
+        ],
+        f"Sharpness by search; loss on {test_rows} other digits": [
+            {
+                "recipe": recipe.name,
+                "gradient norm": f"{mean['gradient_norm']:.3f}",
+                "ball, %": f"{mean['ball']:.3f}",
+                "box, %": f"{mean['box']:.3f}",
+                "test loss": f"{mean['test_loss']:.4f}",
+                "accuracy": f"{mean['test_accuracy']:.1%}",
+            }
+            for recipe, mean in found
+        ],
+    }
+
+
+def _bound(loss: float, slope: float, top: float) -> float:
+    """The most that slope and curvature allow in the ball, in percent."""
+    return 100 * (BALL * slope + 0.5 * BALL**2 * top) / (1 + loss)
+
+
+def plot(result: Result) -> "Figure":
+    """Draw the loss around minima, their eigenvalues, and the loss on other pictures.
+
+    Args:
+        result: What `run` returned.
+
+    Returns:
+        A figure of five panels.
+    """
+    import matplotlib.pyplot as plt
+
+    marks = ("o", "s", "^", "D")
+    with figures.style():
+        figure = plt.figure(figsize=(9, 6.6))
+        upper, lower = figure.subfigures(2, 1)
+        *planes, line = upper.subplots(1, 3)
+        levels = np.geomspace(1.5 * result.target, 4, 9)
+        for axes, plane, recipe in zip(planes, result.plane, RECIPES[:2], strict=True):
+            drawn = axes.contour(
+                result.lengths, result.lengths, plane.T, levels, cmap="cividis", linewidths=1
+            )
+            axes.clabel(drawn, levels=levels[2::3], fontsize=6, fmt="%.2g")
+            axes.plot(0, 0, "*", color=figures.VERMILLION, markersize=9)
+            axes.grid(visible=False)
+            axes.set(title=recipe.name, xlabel="first direction", aspect="equal")
+        planes[0].set_ylabel("second direction")
+        for recipe, one, color in zip(
+            RECIPES[:2], result.minima, (figures.BLUE, figures.VERMILLION), strict=False
+        ):
+            line.semilogy(result.lengths, one.line[0], "-", color=color, label=recipe.name)
+            line.semilogy(result.lengths, one.test_line[0], ":", color=color)
+        line.plot([], [], ":", color=figures.GREY, label="other digits")
+        line.set(xlabel="along the first direction", ylabel="loss", title="A slice")
+        line.legend(fontsize="x-small")
+
+        eigenvalues, test = lower.subplots(1, 2)
+        for place, (recipe, one, mark) in enumerate(
+            zip(RECIPES, result.minima, marks, strict=True)
+        ):
+            spread = place + 0.06 * (np.arange(len(one.top)) - (len(one.top) - 1) / 2)
+            (drawn,) = eigenvalues.semilogy(spread, one.top, mark, linestyle="none")
+            limit = "limit $2/\\eta$ of full batches" if place == 0 else None
+            eigenvalues.plot(
+                [place - 0.3, place + 0.3],
+                [2 / recipe.rate] * 2,
+                "-",
+                color=figures.GREY,
+                label=limit,
+            )
+            test.plot(
+                one.top, one.test_loss, mark, linestyle="none", color=drawn.get_color(),
+                label=f"{recipe.name}, rate {recipe.rate:g}",
+            )  # fmt: skip
+        eigenvalues.set_xticks(range(len(RECIPES)), [recipe.name for recipe in RECIPES])
+        eigenvalues.tick_params(axis="x", labelsize="small")
+        eigenvalues.set(ylabel=r"$\lambda_{\max}$", title="Largest eigenvalue of the training loss")
+        eigenvalues.legend(fontsize="x-small")
+        test.set(
+            xlabel=r"$\lambda_{\max}$ of the training loss",
+            ylabel="loss on other digits",
+            title="Does flat mean better?",
+        )
+        test.legend(fontsize="x-small")
+        figure.suptitle(f"Four ways to the training loss {result.target:g}")
+    return figure

@@ -356,14 +356,19 @@ def plot(result: Result) -> "Figure":
         parts: Any = axes
         wall, walk, rates = parts
         wall.semilogy(cliff.weights, cliff.loss, color=figures.GREY, label="loss")
-        inside = cliff.free <= cliff.weights[-1]
-        for path, loss, colour, mark, name in (
-            (cliff.free, cliff.free_loss, figures.VERMILLION, "s", "not clipped"),
-            (cliff.clipped, cliff.clipped_loss, figures.BLUE, "o", "clipped"),
-        ):
-            shown = inside & (path >= cliff.weights[0]) if path is cliff.free else slice(None)
-            wall.plot(path[shown], loss[shown], mark, ms=4, color=colour, label=name)
+        inside = (cliff.free >= cliff.weights[0]) & (cliff.free <= cliff.weights[-1])
+        wall.plot(cliff.clipped, cliff.clipped_loss, ".", color=figures.BLUE, label="clipped")
+        wall.plot(
+            cliff.free[inside],
+            cliff.free_loss[inside],
+            "s",
+            ms=7,
+            markerfacecolor="none",
+            color=figures.VERMILLION,
+            label="not clipped",
+        )
         wall.set(xlabel="w", ylabel="loss", title="The cliff of $w^{1000}$")
+        wall.set_xticks([0.99, 0.995, 1.0])
         wall.legend(fontsize="small")
 
         steps = np.arange(len(cliff.free))
@@ -377,5 +382,6 @@ def plot(result: Result) -> "Figure":
                 reader.rates, 100 * np.nan_to_num(accuracy), marker=mark, ms=4, label=name
             )
         rates.set(xlabel="learning rate", ylabel="test accuracy, %", title="A recurrent network")
-        rates.legend(fontsize="small")
+        rates.set_ylim(0, 125)
+        rates.legend(fontsize="small", ncols=2, loc="upper center")
     return figure

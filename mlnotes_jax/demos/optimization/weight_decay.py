@@ -242,9 +242,9 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
                     "rule": name if j else "Adam, no decay",
                     "rate": f"{result.rates[i]:.1e}",
                     "lambda": f"{result.decays[k, j]:.1e}" if j else "0",
-                    "training loss": float(result.train_loss[k, i, j]),
+                    "train loss": float(result.train_loss[k, i, j]),
                     "test loss": float(result.loss[k, i, j]),
-                    "test accuracy": f"{result.accuracy[k, i, j]:.1%}",
+                    "accuracy": f"{result.accuracy[k, i, j]:.1%}",
                 }
             )
         kept.append(
