@@ -149,4 +149,4 @@ def per_leaf(
 
 def next_count(count: Int[Array, ""]) -> Int[Array, ""]:
     """The number of updates, this one included; it stays at the largest int32."""
-    return optax.safe_increment(count)
+    return jnp.asarray(optax.safe_increment(count))

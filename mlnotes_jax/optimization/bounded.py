@@ -27,11 +27,9 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from mlnotes_jax import _checks
-from mlnotes_jax.optimization import _adam, _rules
+from mlnotes_jax.optimization import _adam, _rules, adam
 
 __all__ = [
-    "AMSBoundState",
-    "AdaBoundState",
     "Bounds",
     "SWATSState",
     "adabound",
@@ -54,36 +52,6 @@ class Bounds(NamedTuple):
 
     low: Float[Array, "*shape"]
     high: Float[Array, "*shape"]
-
-
-class AdaBoundState(NamedTuple):
-    """What AdaBound remembers.
-
-    Attributes:
-        count: Updates done, int32, shape `()`.
-        first_moment: $m$: as the parameters, in at least float32, not corrected.
-        second_moment: $v$: likewise.
-    """
-
-    count: Int[Array, ""]
-    first_moment: PyTree
-    second_moment: PyTree
-
-
-class AMSBoundState(NamedTuple):
-    """What AMSBound remembers.
-
-    Attributes:
-        count: Updates done, int32, shape `()`.
-        first_moment: $m$: as the parameters, in at least float32, not corrected.
-        second_moment: $v$: likewise.
-        largest: The largest $v$ so far, of each parameter.
-    """
-
-    count: Int[Array, ""]
-    first_moment: PyTree
-    second_moment: PyTree
-    largest: PyTree
 
 
 class SWATSState(NamedTuple):
@@ -196,7 +164,7 @@ def adabound(
 
     Returns:
         The rule. Its state is an
-        [`AdaBoundState`][mlnotes_jax.optimization.bounded.AdaBoundState].
+        [`AdamState`][mlnotes_jax.optimization.adam.AdamState].
 
     Raises:
         ValueError: A rate or `epsilon` is negative or not finite, `gamma` not positive, a beta not
@@ -254,7 +222,7 @@ def amsbound(
 
     Returns:
         The rule. Its state is an
-        [`AMSBoundState`][mlnotes_jax.optimization.bounded.AMSBoundState].
+        [`AMSGradState`][mlnotes_jax.optimization.adam.AMSGradState], with the largest $v$ so far.
 
     Raises:
         ValueError: As in `adabound`.
@@ -300,7 +268,7 @@ def _bounded(
         _rules.check_params(params)
         moments = [_rules.zeros(params) for _ in range(3 if keep_largest else 2)]
         zero = jnp.zeros((), jnp.int32)
-        return AMSBoundState(zero, *moments) if keep_largest else AdaBoundState(zero, *moments)
+        return (adam.AMSGradState if keep_largest else adam.AdamState)(zero, *moments)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:
         del params

@@ -142,6 +142,9 @@ BALL = 0.05  # radius of the ball, in the units of the weights
 RADIUS = 1.0  # of random shifts
 LENGTHS = 21
 
+# What runs a few times is compiled in a hurry.
+_HURRY = {"xla_backend_optimization_level": 0}
+
 
 def problem(
     key: Key[Array, ""], *, widths: tuple[int, int] = (64, 64), train_rows: int = 1200
@@ -171,15 +174,15 @@ def run(
     *,
     quick: bool = False,
     target_loss: float = 0.03,
-    num_starts: int = 3,
+    num_starts: int = 5,
 ) -> Result:
     """Measure the sharpness of trained networks.
 
     Args:
         key: Draws weights, batches, the start of the iterations and the directions.
-        quick: A smaller network, fewer pictures and one start.
+        quick: A smaller network and fewer pictures.
         target_loss: Training loss at which the four recipes stop, in nats.
-        num_starts: Starts of each recipe.
+        num_starts: Starts of each recipe, each from its own weights, with its own pictures.
 
     Returns:
         Eigenvalues, sharpness, slices.
@@ -190,25 +193,28 @@ def run(
         # One shape for both networks: half as many programs.
         widths = point_widths = (24, 24)
         rows = point_rows = 400
-        num_starts, target_loss = 1, max(target_loss, 0.1)
-    digits, train, test = problem(net_key, widths=widths, train_rows=rows)
+        target_loss = max(target_loss, 0.1)
+    # Each start has its own weights and its own pictures for training.
     keys = jax.random.split(net_key, num_starts)
-    starts = [trained.problem(k, widths=widths).params for k in keys]
+    starts = [problem(k, widths=widths, train_rows=rows) for k in keys]
 
     work = ["critical point", *(recipe.name for recipe in RECIPES)]
     point, minima, ends = None, [], []
     for name in progress.track(work, "measuring"):
         if point is None:
-            point = _point(point_key, look_key, test, point_widths, point_rows)
+            point = _point(point_key, look_key, starts[0][2], point_widths, point_rows)
             continue
         recipe = next(one for one in RECIPES if one.name == name)
-        size = recipe.batch_size or len(train[1])
         found = []
-        for k, params in zip(keys, starts, strict=True):
-            params, updates = descend(k, params, *train, recipe.rate, target_loss, batch_size=size)
+        for k, (digits, train, test) in zip(keys, starts, strict=True):
+            params, updates = descend(
+                k, digits.params, *train, recipe.rate, target_loss,
+                batch_size=recipe.batch_size or rows,
+            )  # fmt: skip
             found.append(_look(look_key, params, updates, train, test))
             ends.append(params)
         minima.append(_stack(found))
+    digits, train, test = starts[0]
     assert point is not None
     lengths = np.linspace(-1, 1, LENGTHS, dtype=np.float32)
     plane = [_plane(look_key, ends[i * num_starts], *train, lengths) for i in (0, 1)]
@@ -217,7 +223,7 @@ def run(
         point=point,
         minima=tuple(minima),
         target=target_loss,
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(starts[0])),
+        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(digits.params)),
         num_rows=(len(train[1]), len(test[1])),
         lengths=lengths,
         plane=np.stack(plane),
@@ -296,14 +302,14 @@ def _point(
     return Point(size, measured, *jax.device_get(_lanczos(look_key, params, *data)))
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=_HURRY)
 def _lanczos(key: Array, params: trained.Parameters, x: Array, y: Array) -> tuple[Array, ...]:
     operator = critical_points.hessian_operator(lambda p: trained.network_loss(p, x, y), params)
     ends = critical_points.lanczos(key, operator, params, num_steps=32)
     return ends.highest.values[0], ends.highest.residuals[0], ends.num_steps
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=_HURRY)
 def _look(
     key: Array,
     params: trained.Parameters,
@@ -340,7 +346,7 @@ def _look(
     )
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=_HURRY)
 def _plane(key: Array, params: trained.Parameters, x: Array, y: Array, lengths: Array) -> Array:
     directions = sharpness.filter_normalized_directions(key, params)
     u, v = (jax.tree.map(lambda leaf, i=i: leaf[i], directions) for i in (0, 1))
@@ -413,6 +419,19 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             }
             for recipe, mean in found
         ],
+        "Starts in which the first of a pair is": [
+            {
+                "pair": f"{a.name}, {b.name}",
+                "flatter": f"{int((one.top < other.top).sum())} of {len(one.top)}",
+                "better on other digits": (
+                    f"{int((one.test_loss < other.test_loss).sum())} of {len(one.top)}"
+                ),
+            }
+            for a, b, one, other in (
+                (*RECIPES[:2], *result.minima[:2]),
+                (*RECIPES[2:], *result.minima[2:]),
+            )
+        ],
     }
 
 
@@ -438,18 +457,16 @@ def plot(result: Result) -> "Figure":
         upper, lower = figure.subfigures(2, 1)
         *planes, line = upper.subplots(1, 3)
         levels = np.geomspace(1.5 * result.target, 4, 9)
-        for axes, plane, recipe in zip(planes, result.plane, RECIPES[:2], strict=True):
-            drawn = axes.contour(
-                result.lengths, result.lengths, plane.T, levels, cmap="cividis", linewidths=1
-            )
+        hues = (figures.BLUE, figures.VERMILLION)
+        for axes, plane, recipe, hue in zip(planes, result.plane, RECIPES[:2], hues, strict=True):
+            grid = (result.lengths, result.lengths)
+            drawn = axes.contour(*grid, plane.T, levels, colors=hue, linewidths=1)
             axes.clabel(drawn, levels=levels[2::3], fontsize=6, fmt="%.2g")
-            axes.plot(0, 0, "*", color=figures.VERMILLION, markersize=9)
+            axes.plot(0, 0, "*", color=hue, markersize=9)
             axes.grid(visible=False)
             axes.set(title=recipe.name, xlabel="first direction", aspect="equal")
         planes[0].set_ylabel("second direction")
-        for recipe, one, color in zip(
-            RECIPES[:2], result.minima, (figures.BLUE, figures.VERMILLION), strict=False
-        ):
+        for recipe, one, color in zip(RECIPES, result.minima, hues, strict=False):
             line.semilogy(result.lengths, one.line[0], "-", color=color, label=recipe.name)
             line.semilogy(result.lengths, one.test_line[0], ":", color=color)
         line.plot([], [], ":", color=figures.GREY, label="other digits")
