@@ -1,7 +1,7 @@
 """From the start of a process to the end of its first epoch; run by `training/loop`.
 
-`python -m benchmarks.first_epoch ours|torch ARRAYS`: imports, reads the arrays and the start, trains the
-notes' network for one epoch, prints the mean loss. Ours finds compiled programs where
+`python -m benchmarks.first_epoch ours|torch ARRAYS`: imports, reads the arrays and the start,
+trains the notes' network for one epoch, prints the mean loss. Ours finds compiled programs where
 `JAX_COMPILATION_CACHE_DIR` says.
 """
 

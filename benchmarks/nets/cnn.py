@@ -10,13 +10,13 @@ PyTorch runs with its own order of axes, and with `channels_last`, the order tha
 Predicted, from a prototype on a processor of a later generation (Zen 5): 1.4 against stock eager,
 0.95 to 1.1 against `channels_last`, 3 against the Flax loop.
 
-Came out (`results/nets-cnn-cpu-1thread.json`, `results/nets-cnn-cpu.json`; Zen 4): 1.0, 0.83 and 3.2
-on one thread; 0.6, 0.6 and 2.4 on two. Two goals are missed. On one thread four fifths of a step are
-convolutions: XLA's (Eigen's) run at 70 to 90 GFLOP/s here, PyTorch's (oneDNN's) at 100 to 125. Batch
-normalization, ReLU and pooling take us 16 ms and stock PyTorch 37. On two threads XLA's gradient of
-the kernel, a convolution with few and large windows, stays on one core: 28 ms a step, where one
-thread takes 30. Splitting the batch, or nine products in its place, does not help: 13 ms and 16 ms
-for 14x14x32 -> 64, where it takes 13.
+Came out (`results/nets-cnn-cpu-1thread.json`, `results/nets-cnn-cpu.json`; Zen 4): 1.0, 0.83 and
+3.2 on one thread; 0.6, 0.6 and 2.4 on two. Two goals are missed. On one thread four fifths of a
+step are convolutions: XLA's (Eigen's) run at 70 to 90 GFLOP/s here, PyTorch's (oneDNN's) at 100 to
+125. Batch normalization, ReLU and pooling take us 16 ms and stock PyTorch 37. On two threads XLA's
+gradient of the kernel, a convolution with few and large windows, stays on one core: 28 ms a step,
+where one thread takes 30. Splitting the batch, or nine products in its place, does not help: 13 ms
+and 16 ms for 14x14x32 -> 64, where it takes 13.
 """
 
 import functools

@@ -165,7 +165,7 @@ def _change(start: Any, ends: Any) -> float:
 
 
 def _copy(params: np.ndarray, gigabytes: float) -> Case:
-    """x + 1 in place: nothing but memory."""
+    """Add one in place: nothing but memory."""
 
     def ours() -> Callable[[], Any]:
         held = [[jnp.asarray(leaf) for leaf in params]]

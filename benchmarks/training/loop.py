@@ -11,12 +11,12 @@ start from the same weights.
 Predicted: (1) no difference beyond the spread; (2) 15, and 18 in a prototype on a processor of a
 later generation (Zen 5); (3) 3 s, of which 0.9 s is the epoch, in that prototype.
 
-Came out (`results/training-loop-cpu-1thread.json`, `results/training-loop-cpu.json`; Zen 4): (1) none
-beyond the spread, 2.01 s and 2.04 s; (2) 11 on one thread, 8 on two: 1.3 MFLOP a step and run make
-0.08 s of pure products, half of what it takes, and PyTorch's 0.3 ms a step are less than in the
-prototype; two threads take longer than one, as the pieces are too small to share; (3) 4.8 s on one
-thread, of which the epoch is 2.1 s, and 3.2 s on two: missed by the slower epoch, not by a longer
-start.
+Came out (`results/training-loop-cpu-1thread.json`, `results/training-loop-cpu.json`; Zen 4):
+(1) none beyond the spread, 2.01 s and 2.04 s; (2) 11 on one thread, 8 on two: 1.3 MFLOP a step and
+run make 0.08 s of pure products, half of what it takes, and PyTorch's 0.3 ms a step are less than
+in the prototype; two threads take longer than one, as the pieces are too small to share; (3) 4.8 s
+on one thread, of which the epoch is 2.1 s, and 3.2 s on two: missed by the slower epoch, not by a
+longer start.
 """
 
 import functools

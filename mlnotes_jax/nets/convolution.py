@@ -18,7 +18,7 @@ Reference: Dumoulin and Visin, *A guide to convolution arithmetic for deep learn
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -438,7 +438,8 @@ class Conv(nnx.Module):
         use_bias: Whether there is a bias.
         padding_mode: What the padding holds.
         kernel_init: `(key, shape, dtype) -> kernel`. None is He: normal, of variance
-            2 / fan-in with fan-in = prod(window) * in / groups; the bias starts at zero. `"pytorch"` draws kernel and bias uniformly from ±1 / sqrt(fan-in).
+            2 / fan-in with fan-in = prod(window) * in / groups; the bias starts at zero.
+            `"pytorch"` draws kernel and bias uniformly from ±1 / sqrt(fan-in).
         gradient: `"auto"` or `"jax"`, as in `conv`.
         param_dtype: Of the parameters. `x` must have it, too.
         rngs: Where the weights come from: the stream `params`.

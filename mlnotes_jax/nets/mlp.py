@@ -16,9 +16,8 @@ Telgarsky, *Benefits of depth in neural networks* (COLT 2016).
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -104,9 +103,9 @@ class MLP(nnx.Module):
         norm: `"batch"` or `"layer"` normalization between the affine map and the activation of each
             hidden layer, or None; static. See `mlnotes_jax.nets.normalization`.
         dropout: Probability to **drop** a hidden unit, in $[0, 1)$; 0 leaves the layers out.
-        kernel_init: None is He: normal of variance $2 / d_{l-1}$, biases 0. `"pytorch"` is what `torch.nn.Linear` does: kernels and biases
-            uniform in $\pm 1 / \sqrt{d_{l-1}}$, a sixth of He's variance. Or an initializer
-            `(key, shape, dtype) -> kernel`, biases 0.
+        kernel_init: None is He: normal of variance $2 / d_{l-1}$, biases 0. `"pytorch"` is
+            what `torch.nn.Linear` does: kernels and biases uniform in $\pm 1 / \sqrt{d_{l-1}}$, a
+            sixth of He's variance. Or an initializer `(key, shape, dtype) -> kernel`, biases 0.
         param_dtype: Of the parameters. The outputs are as wide as the wider of `x` and these.
         rngs: For the parameters, and the first key of dropout.
 

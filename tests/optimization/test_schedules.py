@@ -754,3 +754,39 @@ def test_bad_input(call, error, message):
 
 
 # The page's claims
+
+
+def test_demo_claims():
+    result = demo.run(jax.random.key(0), quick=True)
+    assert result.source.name == "digits"
+
+    # All schedules are drawn, each up to its highest rate.
+    assert len(result.curves) == 14
+    assert all(values.max() == 1 and values.min() >= 0 for values in result.curves.values())
+
+    # The relative variance of the second moment falls like 1 / n_t.
+    early = result.early
+    t = np.arange(1, len(early.moment) + 1)
+    constant = early.moment * np.asarray(sc.effective_samples(0.999, t))
+    # Eight runs: the variance of each weight has a relative deviation of a half; the median over
+    # thousands of weights has far less.
+    assert constant.max() < 1.5 * constant.min()
+    # At first a good share of the step is noise; a warm-up takes it away, and later nothing is left.
+    assert 0.2 < early.plain[0] < 1
+    assert early.plain[0] > 10 * early.plain[-1]
+    assert early.plain[0] > 100 * early.warm[0]
+    np.testing.assert_allclose(early.plain[0], early.at_rest[0], rtol=1e-3)
+
+    # A warm-up costs a little at a low rate, and decides at a high one.
+    plain, warm = np.median(result.ladder.plain, axis=1), np.median(result.ladder.warm, axis=1)
+    assert plain[0] < warm[0] < 2 * plain[0]
+    assert warm[-1] < 0.3 * plain[-1]
+
+    # The range test says which is which.
+    found = result.range_tests["Adam"]
+    assert found.steepest < result.ladder.rates[0] < found.largest < result.ladder.rates[-1]
+    assert bool(found.diverged)
+
+    tables = demo.tables(result)
+    assert all(len({tuple(row) for row in rows}) == 1 for rows in tables.values())
+    assert len(demo.plot(result).axes) == 7

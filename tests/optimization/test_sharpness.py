@@ -492,3 +492,32 @@ def test_bad_input(call, error, message):
 
 
 # The page's claims
+
+
+def test_demo_claims():
+    result = demo.run(KEY, quick=True)
+    point = result.point
+    top = float(point.measured.top[0])
+    # Both carry a residual: an eigenvalue lies within it; the values are better still.
+    assert float(point.measured.residual[0]) <= 1e-3 * top * 1.001
+    assert top == pytest.approx(float(point.lanczos), rel=1e-4)
+    # The ball sees slope and curvature, and not more (third order is a tenth of them here).
+    slope, loss = float(point.measured.gradient_norm[0]), float(point.measured.loss[0])
+    bound = 100 * (demo.BALL * slope + 0.5 * demo.BALL**2 * top) / (1 + loss)
+    assert 0.3 * bound < float(point.measured.ball[0]) < 1.1 * bound
+
+    small, large, high, low = result.minima
+    assert (small.top < large.top).all()
+    assert (high.top < low.top).all()
+    for recipe, one in zip(demo.RECIPES, result.minima, strict=True):
+        assert (one.loss <= result.target).all()
+        assert (one.rise > 0).all()
+        middle = demo.LENGTHS // 2
+        np.testing.assert_allclose(one.line[:, middle], one.loss, rtol=1e-4)
+        if recipe.batch_size == 0:
+            # A limit for staying; training is stopped on the way.
+            assert (one.top < 1.1 * 2 / recipe.rate).all()
+
+    tables = demo.tables(result)
+    assert all(len({tuple(row) for row in rows}) == 1 for rows in tables.values())
+    assert len(demo.plot(result).axes) == 5
