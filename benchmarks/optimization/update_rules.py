@@ -34,16 +34,16 @@ class Rule(NamedTuple):
         ours: Ours.
         arrays: How often the parameters' bytes are moved at least: read p, g, moments; write p,
             moments.
-        optax: Optax's, where it has one.
-        torch: Name and keywords of PyTorch's, where it has one.
+        of_optax: Optax's, where it has one.
+        of_torch: Name and keywords of PyTorch's, where it has one.
         formula: Where no peer has it: `(g, moments, t) -> (update, moments)` of one leaf.
         moments: How many moments `formula` has.
     """
 
     ours: optax.GradientTransformation
     arrays: int
-    optax: optax.GradientTransformation | None = None
-    torch: tuple[str, dict[str, Any]] | None = None
+    of_optax: optax.GradientTransformation | None = None
+    of_torch: tuple[str, dict[str, Any]] | None = None
     formula: Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]] | None = None
     moments: int = 0
 
@@ -110,10 +110,10 @@ def cases(size: Literal["small", "full"]) -> list[Case]:
     work = [_copy(params, 2 * gigabytes)]
     for name, rule in rules().items():
         peers = {}
-        if rule.optax is not None:
-            peers["Optax"] = _steps(rule.optax, params, gradients)
-        if rule.torch is not None:
-            torch_rule, keywords = rule.torch
+        if rule.of_optax is not None:
+            peers["Optax"] = _steps(rule.of_optax, params, gradients)
+        if rule.of_torch is not None:
+            torch_rule, keywords = rule.of_torch
             peers["PyTorch, fused or foreach"] = torch_process.job(
                 "update",
                 files,

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fit",
-    "Kind",
     "Units",
     "as_relus",
     "convergence_order",

@@ -27,7 +27,6 @@ from mlnotes_jax import _checks
 from mlnotes_jax.foundations import activations, losses
 
 __all__ = [
-    "Activation",
     "Cost",
     "Layer",
     "Node",
@@ -168,7 +167,8 @@ def activate(
     """An activation by its name.
 
     Args:
-        name: Which; static.
+        name: `"sigmoid"`, `"hard_sigmoid"`, `"tanh"`, `"relu"`, `"leaky_relu"`, `"prelu"`,
+            `"swish"`, `"softmax"` or `"log_softmax"`; static.
         x: Any shape; a softmax goes over the last axis.
         parameter: As in `Layer`.
 
@@ -302,7 +302,7 @@ def forward(
     Args:
         layers: $L$ layers, first layer first.
         x: $X_0$, shape `(..., d_0)`.
-        activation: $\phi$; static.
+        activation: $\phi$, by its name as in `activate`; static.
 
     Returns:
         $Z_L$, shape `(..., d_L)`, and the tape.

@@ -1,9 +1,10 @@
 r"""Sharpness: how fast the loss rises around a minimum, and pictures of it.
 
-Let $\theta$ be a minimum of the training loss $f$, with the Hessian $H$. If the loss that counts (on
-other data) is the same function *shifted* by $s$, then at $\theta$ it is
+Let $\theta$ be a minimum of the training loss $f$, with the Hessian $H$. If the loss that counts
+(on other data) is the same function *shifted* by $s$, then at $\theta$ it is
 
-$$f(\theta - s) \approx f(\theta) + \tfrac12 s^\top H s \le f(\theta) + \tfrac12 \lambda_{\max} \|s\|^2,$$
+$$f(\theta - s) \approx f(\theta) + \tfrac12 s^\top H s
+  \le f(\theta) + \tfrac12 \lambda_{\max} \|s\|^2,$$
 
 so the same shift costs more where $H$ is large: at a sharp minimum. Measures of it: the largest
 eigenvalue $\lambda_{\max}$ (`top_eigenvalue`), the highest loss in a small region
@@ -15,8 +16,8 @@ As in `critical_points`, a function `f` takes one pytree of real arrays and retu
 belong to the caller's `jit`.
 
 Reference: Keskar et al., *On Large-Batch Training for Deep Learning: Generalization Gap and Sharp
-Minima* (2017), section 2.2; Li, Xu, Taylor, Studer and Goldstein, *Visualizing the Loss Landscape of
-Neural Nets* (2018), section 4.
+Minima* (2017), section 2.2; Li, Xu, Taylor, Studer and Goldstein, *Visualizing the Loss Landscape
+of Neural Nets* (2018), section 4.
 """
 
 from collections.abc import Callable
@@ -124,8 +125,8 @@ def top_eigenvalue(
         >>> from mlnotes_jax.optimization import sharpness
         >>> f = lambda x: x[0] ** 2 + 3 * x[1] ** 2 - 5 * x[2] ** 2
         >>> top = sharpness.top_eigenvalue(jax.random.key(0), f, jnp.zeros(3))
-        >>> print(top.value.round(3), jnp.abs(top.vector).round(2), top.converged)
-        6.0 [0. 1. 0.] True
+        >>> print(f"{top.value:.3f}", jnp.abs(top.vector).round(2), top.converged)
+        6.000 [0. 1. 0.] True
 
     Reference: Golub and Van Loan, *Matrix Computations* (2013), section 7.3.1.
 
@@ -182,11 +183,13 @@ def epsilon_sharpness(
     r"""Search a small region for the highest loss: Keskar's sharpness.
 
     $$\varphi = 100 \cdot \frac{\max_{z \in C} f(\theta + z) - f(\theta)}{1 + f(\theta)}, \qquad
-      C = \{ |z_i| \le \varepsilon (|\theta_i| + 1) \} \quad\text{or}\quad \{ \|z\|_2 \le \varepsilon \}.$$
+      C = \{ |z_i| \le \varepsilon (|\theta_i| + 1) \} \quad\text{or}\quad
+      \{ \|z\|_2 \le \varepsilon \}.$$
 
     The search is projected ascent from a random point near $\theta$, in steps of steepest ascent in
-    the region's own norm: $z \leftarrow P_C(z + \alpha\, \varepsilon (|\theta| + 1) \operatorname{sign} g)$ in
-    the box, $z \leftarrow P_C(z + \alpha\, \varepsilon\, g / \|g\|)$ in the ball. The best point seen is kept.
+    the region's own norm: $z \leftarrow P_C(z + \alpha\, \varepsilon (|\theta| + 1)
+    \operatorname{sign} g)$ in the box, $z \leftarrow P_C(z + \alpha\, \varepsilon\, g / \|g\|)$ in
+    the ball. The best point seen is kept.
 
     At a critical point of a quadratic, the maximum over the ball is $\tfrac12 \varepsilon^2
     \lambda_{\max}$ above $f(\theta)$.
@@ -287,9 +290,9 @@ def shift_increase(
 ) -> Float[Array, " n"]:
     r"""Shift the parameters by random vectors of one length, and see how much the loss rises.
 
-    For $s$ uniform on the sphere of radius $r$, $\mathbb E[s s^\top] = (r^2 / d) I$. So to second order
-    the mean rise is $\tfrac12 (r^2 / d) \operatorname{tr} H$: the *mean* eigenvalue counts, while the worst
-    shift meets the largest.
+    For $s$ uniform on the sphere of radius $r$, $\mathbb E[s s^\top] = (r^2 / d) I$. So to second
+    order the mean rise is $\tfrac12 (r^2 / d) \operatorname{tr} H$: the *mean* eigenvalue counts,
+    while the worst shift meets the largest.
 
     Args:
         key: Draws the shifts.
@@ -392,8 +395,8 @@ def filter_normalized_directions(
 ) -> Params:
     r"""Draw several independent filter-normalised directions, for `slice_2d`.
 
-    In $d$ dimensions the cosine of the angle between two of them is about $1/\sqrt d$: they are nearly
-    at right angles.
+    In $d$ dimensions the cosine of the angle between two of them is about $1/\sqrt d$: they are
+    nearly at right angles.
 
     Args:
         key: Draws them.

@@ -120,7 +120,9 @@ def torch_cases(S):
         ),
         "exp_range": (
             0.1,
-            lambda o: S.CyclicLR(o, 0.1, 0.9, 7, mode="exp_range", gamma=0.97, cycle_momentum=False),
+            lambda o: S.CyclicLR(
+                o, 0.1, 0.9, 7, mode="exp_range", gamma=0.97, cycle_momentum=False
+            ),
         ),
         "warm_restarts": (0.3, lambda o: S.CosineAnnealingWarmRestarts(o, 5, 2, 0.1)),
         "equal restarts": (0.3, lambda o: S.CosineAnnealingWarmRestarts(o, 7)),
@@ -771,7 +773,7 @@ def test_demo_claims():
     # Eight runs: the variance of each weight has a relative deviation of a half; the median over
     # thousands of weights has far less.
     assert constant.max() < 1.5 * constant.min()
-    # At first a good share of the step is noise; a warm-up takes it away, and later nothing is left.
+    # At first a good share of the step is noise. A warm-up makes just those steps short.
     assert 0.2 < early.plain[0] < 1
     assert early.plain[0] > 10 * early.plain[-1]
     assert early.plain[0] > 100 * early.warm[0]

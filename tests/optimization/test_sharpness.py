@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 from mlnotes_jax.demos.optimization import sharpness as demo
-from mlnotes_jax.optimization import critical_points
 from mlnotes_jax.optimization import sharpness as sh
 
 KEY = jax.random.key(0)

@@ -147,7 +147,7 @@ def curves(num_steps: int) -> dict[str, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _curves(num_steps: int) -> dict[str, Array]:
+def _curves(num_steps: int) -> dict[str, Any]:
     n, w = num_steps, num_steps // 10
     made: dict[str, optax.Schedule] = {
         "constant": schedules.constant(1.0),
@@ -247,7 +247,8 @@ def _first_steps(
 ) -> Early:
     bound, rate = loop.bind(model), 1e-2
     measured = _watch(bound.apply, num_runs, num_steps, key, bound.params, bound.state, x, y, rate)
-    return Early(*(np.asarray(part) for part in measured), num_runs, rate)
+    moment, at_rest, plain, warm = (np.asarray(part) for part in measured)
+    return Early(moment, at_rest, plain, warm, num_runs, rate)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -413,7 +414,8 @@ def plot(result: Result) -> "Figure":
     early, ladder = result.early, result.ladder
     with figures.style():
         figure = plt.figure(figsize=(9, 8.4))
-        upper, lower = figure.subfigures(2, 1, height_ratios=(1, 2.1))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.1))
+        upper, lower = parts
         groups = (("Decays", _DECAYS), ("A rise first", _RISES), ("Cycles", _CYCLES))
         for axes, (title, names) in zip(upper.subplots(1, 3), groups, strict=True):
             for name in names:

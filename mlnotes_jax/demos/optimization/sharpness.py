@@ -8,7 +8,7 @@ ways, beside the loss on pictures that were not trained on.
 """
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -454,7 +454,8 @@ def plot(result: Result) -> "Figure":
     marks = ("o", "s", "^", "D")
     with figures.style():
         figure = plt.figure(figsize=(9, 6.6))
-        upper, lower = figure.subfigures(2, 1)
+        parts: Any = figure.subfigures(2, 1)
+        upper, lower = parts
         *planes, line = upper.subplots(1, 3)
         levels = np.geomspace(1.5 * result.target, 4, 9)
         hues = (figures.BLUE, figures.VERMILLION)
