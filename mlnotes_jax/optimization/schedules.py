@@ -745,7 +745,7 @@ def range_test(
         ...     bowl, 1.0, jnp.zeros(1), low=1e-4, high=10.0, smoothing=0.0
         ... )
         >>> print(bool(found.diverged), f"{found.steepest:.2f} {found.largest:.2f}")
-        True 0.02 0.49
+        True 0.01 0.49
 
     Reference: Smith, *Cyclical Learning Rates for Training Neural Networks* (2017), section 3.3.
 
