@@ -125,7 +125,7 @@ def problem(
     try:
         pictures = _pictures.load(key, name, data_dir=data_dir)
     except FileNotFoundError:
-        if data != "auto":
+        if data != "auto" or data_dir is not None:
             raise
         pictures = _pictures.load(key, "digits")
     x = pictures.x_train[:rows]
@@ -370,24 +370,30 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             }
             for name, found in result.range_tests.items()
         ],
-        f"First steps of Adam: variance over {early.num_runs} runs": [
+        f"Weights at rest: variance over {early.num_runs} runs": [
             {
                 "step": t,
                 "second moment": f"{early.moment[t - 1]:.3f}",
                 "Gaussian": f"{2 / float(schedules.effective_samples(BETA2, t)):.3f}",
                 "direction": f"{early.at_rest[t - 1]:.3f}",
                 "pure noise": f"{1 / float(schedules.effective_samples(BETA1, t)):.3f}",
+            }
+            for t in steps
+        ],
+        "In training: variance of Adam's step, over the rate squared": [
+            {
+                "step": t,
                 "no warm-up": f"{early.plain[t - 1]:.3f}",
                 "warm-up": f"{early.warm[t - 1]:.4f}",
             }
             for t in steps
         ],
-        f"Training loss after {ladder.num_steps} updates, warm-up of none or {WARMUP}": [
+        f"Training loss after {ladder.num_steps} updates (medians), warm-up of none or {WARMUP}": [
             {
                 "rate": f"{rate:.2g}",
-                "none, median": f"{np.median(plain):.4f}",
+                "none": f"{np.median(plain):.4f}",
                 "worst": f"{plain.max():.4f}",
-                "warm-up, median": f"{np.median(warm):.4f}",
+                "warm-up": f"{np.median(warm):.4f}",
                 "its worst": f"{warm.max():.4f}",
             }
             for rate, plain, warm in zip(ladder.rates, ladder.plain, ladder.warm, strict=True)

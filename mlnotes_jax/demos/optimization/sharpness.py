@@ -396,24 +396,30 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
     title = f"Loss {result.target:g} on {train_rows} digits, {result.num_parameters} parameters"
     return {
         "The network of critical_points": [{"quantity": q, "value": v} for q, v in rows],
-        f"{title}: mean of {len(result.minima[0].top)}": [
+        title: [
             {
                 "recipe": recipe.name,
                 "batch": recipe.batch_size or train_rows,
                 "rate": recipe.rate,
                 "updates": round(mean["num_updates"]),
-                "largest eigenvalue": f"{mean['top']:.2f}",
-                "2 / rate": f"{2 / recipe.rate:g}",
-                f"rise, shift {RADIUS:g}": f"{mean['rise']:.5f}",
             }
             for recipe, mean in found
         ],
-        f"Sharpness by search; loss on {test_rows} other digits": [
+        f"Largest eigenvalue, and other sharpness (means of {len(result.minima[0].top)})": [
             {
                 "recipe": recipe.name,
-                "gradient norm": f"{mean['gradient_norm']:.3f}",
-                "ball, %": f"{mean['ball']:.3f}",
-                "box, %": f"{mean['box']:.3f}",
+                "largest": f"{mean['top']:.2f}",
+                "2/rate": f"{2 / recipe.rate:g}",
+                "rise": f"{mean['rise']:.5f}",
+                "ball %": f"{mean['ball']:.2f}",
+                "box %": f"{mean['box']:.2f}",
+            }
+            for recipe, mean in found
+        ],
+        f"Slope there, and loss on {test_rows} other digits": [
+            {
+                "recipe": recipe.name,
+                "gradient": f"{mean['gradient_norm']:.3f}",
                 "test loss": f"{mean['test_loss']:.4f}",
                 "accuracy": f"{mean['test_accuracy']:.1%}",
             }
@@ -421,9 +427,9 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         ],
         "Starts in which the first of a pair is": [
             {
-                "pair": f"{a.name}, {b.name}",
+                "pair": f"{a.name} / {b.name}",
                 "flatter": f"{int((one.top < other.top).sum())} of {len(one.top)}",
-                "better on other digits": (
+                "better elsewhere": (
                     f"{int((one.test_loss < other.test_loss).sum())} of {len(one.top)}"
                 ),
             }
