@@ -11,8 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import cnn, convolution
 from mlnotes_jax.training import loop
@@ -76,7 +75,7 @@ class Result(NamedTuple):
 def problem(
     key: Array, *, data: _pictures.Name = "digits", data_dir: Path | None = None
 ) -> _pictures.Pictures:
-    """Read the pictures; see `mlnotes_jax.demos.nets._pictures.load`."""
+    """Read the pictures; see `mlnotes_jax.demos._pictures.load`."""
     return _pictures.load(key, data, data_dir=data_dir)
 
 

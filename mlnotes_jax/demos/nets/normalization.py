@@ -32,8 +32,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import activations, losses
 from mlnotes_jax.nets import normalization
 from mlnotes_jax.training import loop

@@ -18,8 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import resnet
 from mlnotes_jax.training import loop

@@ -10,7 +10,7 @@ walks to the worst point. AMSGrad, which does not forget, walks to the best.
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from mlnotes_jax.data import datasets, loading
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import mlp
 from mlnotes_jax.optimization import adam, adaptive, bounded, momentum
@@ -157,7 +156,7 @@ class Result(NamedTuple):
 def problem(
     key: Key[Array, ""],
     *,
-    data: Literal["auto", "digits", "fashion-mnist"] = "auto",
+    data: _pictures.Choice = "auto",
     data_dir: Path | None = None,
 ) -> _pictures.Pictures:
     """Read the pictures.
@@ -170,11 +169,6 @@ def problem(
     Returns:
         Pictures for training and for testing.
     """
-    if data == "auto":
-        try:
-            return _pictures.load(key, "fashion-mnist", data_dir=data_dir)
-        except FileNotFoundError:
-            data = "digits"
     return _pictures.load(key, data, data_dir=data_dir)
 
 
@@ -182,7 +176,7 @@ def run(
     key: Key[Array, ""],
     *,
     quick: bool = False,
-    data: Literal["auto", "digits", "fashion-mnist"] = "auto",
+    data: _pictures.Choice = "auto",
     data_dir: Path | None = None,
     num_epochs: int | None = None,
     num_rows: int = 6000,

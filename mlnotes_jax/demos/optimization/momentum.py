@@ -10,7 +10,7 @@ plateau: the gradient is nearly zero. Full-batch descent from there, with moment
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import activations, losses
 from mlnotes_jax.nets.mlp import MLP
 from mlnotes_jax.optimization import momentum
@@ -115,7 +114,7 @@ class Result(NamedTuple):
 def problem(
     key: Key[Array, ""],
     *,
-    data: Literal["auto"] | _pictures.Name = "auto",
+    data: _pictures.Choice = "auto",
     data_dir: Path | None = None,
 ) -> _pictures.Pictures:
     """Read the pictures.
@@ -128,11 +127,6 @@ def problem(
     Returns:
         Pictures for training and test.
     """
-    if data == "auto":
-        try:
-            return _pictures.load(key, "fashion-mnist", data_dir=data_dir)
-        except FileNotFoundError:
-            data = "digits"
     return _pictures.load(key, data, data_dir=data_dir)
 
 
@@ -140,7 +134,7 @@ def run(
     key: Key[Array, ""],
     *,
     quick: bool = False,
-    data: Literal["auto"] | _pictures.Name = "auto",
+    data: _pictures.Choice = "auto",
     data_dir: Path | None = None,
     num_epochs: int = 3,
     learning_rate: float = 0.01,

@@ -9,7 +9,7 @@ several starts, with and without a warm-up.
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets import mlp
 from mlnotes_jax.optimization import adam, schedules
@@ -106,7 +105,7 @@ class Result(NamedTuple):
 def problem(
     key: Key[Array, ""],
     *,
-    data: Literal["auto", "digits", "fashion-mnist"] = "auto",
+    data: _pictures.Choice = "auto",
     data_dir: Path | None = None,
     rows: int | None = None,
 ) -> tuple[Array, Array, datasets.Source]:
@@ -121,13 +120,7 @@ def problem(
     Returns:
         Training pictures as rows, their classes, and the source.
     """
-    name: _pictures.Name = "digits" if data == "digits" else "fashion-mnist"
-    try:
-        pictures = _pictures.load(key, name, data_dir=data_dir)
-    except FileNotFoundError:
-        if data != "auto" or data_dir is not None:
-            raise
-        pictures = _pictures.load(key, "digits")
+    pictures = _pictures.load(key, data, data_dir=data_dir)
     x = pictures.x_train[:rows]
     x = ((x - x.mean()) / x.std()).reshape(len(x), -1)
     return jnp.asarray(x), jnp.asarray(pictures.y_train[:rows]), pictures.source
@@ -180,7 +173,7 @@ def run(
     key: Key[Array, ""],
     *,
     quick: bool = False,
-    data: Literal["auto", "digits", "fashion-mnist"] = "auto",
+    data: _pictures.Choice = "auto",
     data_dir: Path | None = None,
     num_epochs: int = 3,
     num_seeds: int = 3,

@@ -19,8 +19,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.optimization import momentum, stability
 from mlnotes_jax.training import loop
@@ -377,9 +376,20 @@ def plot(result: Result) -> "Figure":
         walk.set(xlabel="update", ylabel="w", title="One step off the cliff")
         walk.legend(fontsize="small")
 
-        for name, accuracy, mark in zip(reader.methods, reader.accuracy, "sDov", strict=False):
+        # No clipping has the colour and the dashes that it has on the left.
+        colors = (figures.VERMILLION, figures.BLUE, figures.GREEN, figures.PURPLE)
+        marks = zip(
+            reader.methods, reader.accuracy, colors, "sDov", ("--", "-", "-", "-"), strict=False
+        )
+        for name, accuracy, color, mark, line in marks:
             rates.semilogx(
-                reader.rates, 100 * np.nan_to_num(accuracy), marker=mark, ms=4, label=name
+                reader.rates,
+                100 * np.nan_to_num(accuracy),
+                line,
+                color=color,
+                marker=mark,
+                ms=4,
+                label=name,
             )
         rates.set(xlabel="learning rate", ylabel="test accuracy, %", title="A recurrent network")
         rates.set_ylim(0, 125)

@@ -18,8 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import losses
 from mlnotes_jax.nets.mlp import MLP
 from mlnotes_jax.optimization import weight_decay

@@ -17,8 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from mlnotes_jax.data import datasets
-from mlnotes_jax.demos import figures, progress
-from mlnotes_jax.demos.nets import _pictures
+from mlnotes_jax.demos import _pictures, figures, progress
 from mlnotes_jax.foundations import activations, losses
 from mlnotes_jax.generalization import early_stopping
 from mlnotes_jax.nets.mlp import MLP

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from mlnotes_jax.data import datasets
 
 Name = Literal["digits", "fashion-mnist"]
+Choice = Literal["auto", "digits", "fashion-mnist"]
 
 
 class Pictures(NamedTuple):
@@ -32,14 +33,16 @@ class Pictures(NamedTuple):
     source: datasets.Source
 
 
-def load(key: Array, name: Name, *, data_dir: Path | None = None) -> Pictures:
+def load(key: Array, name: Choice, *, data_dir: Path | None = None) -> Pictures:
     """Read the pictures.
 
     Args:
         key: Draws the split of the digits.
         name: `"digits"`: 1797 pictures of 8x8 pixels, a fifth of them, drawn by class, for
-            testing; or `"fashion-mnist"`: 60 000 and 10 000 pictures of 28x28 pixels, as published.
-        data_dir: Folder of Fashion-MNIST; see `datasets.fashion_mnist`.
+            testing; `"fashion-mnist"`: 60 000 and 10 000 pictures of 28x28 pixels, as published;
+            `"auto"`: those where they are found, else the digits.
+        data_dir: Folder of Fashion-MNIST; see `datasets.fashion_mnist`. Where it is named, `"auto"`
+            wants them there.
 
     Returns:
         The pictures.
@@ -47,6 +50,13 @@ def load(key: Array, name: Name, *, data_dir: Path | None = None) -> Pictures:
     Raises:
         FileNotFoundError: Fashion-MNIST is not found; the message says where it was looked for.
     """
+    if name == "auto":
+        try:
+            return load(key, "fashion-mnist", data_dir=data_dir)
+        except FileNotFoundError:
+            if data_dir is not None:
+                raise
+            name = "digits"
     if name == "digits":
         data = datasets.load("digits")
         x = (data.x / 16).astype(np.float32).reshape(-1, 8, 8, 1)
