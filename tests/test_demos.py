@@ -1,11 +1,13 @@
-"""What all demos share: progress, and one look for figures."""
+"""What all demos share: pictures, progress, and one look for figures."""
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from mlnotes_jax.demos import figures, progress, tables
+from mlnotes_jax.data import datasets
+from mlnotes_jax.demos import _pictures, figures, progress, tables
 
 
 def draw():
@@ -102,3 +104,16 @@ def test_tables_as_text():
     narrow = tables.text({"Two [roads]": rows}, width=24)
     assert max(map(len, narrow.splitlines())) <= 24
     assert "…" not in narrow  # folded, not cut
+
+
+def test_digits_where_fashion_mnist_is_not(monkeypatch, tmp_path):
+    with pytest.raises(FileNotFoundError, match="Fashion-MNIST"):  # a named folder must have it
+        _pictures.load(jax.random.key(0), "auto", data_dir=tmp_path)
+
+    def nowhere(data_dir, part):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(datasets, "fashion_mnist", nowhere)
+    found = _pictures.load(jax.random.key(0), "auto")
+    assert found.source.name == "digits"
+    assert len(found.x_train) + len(found.x_test) == 1797

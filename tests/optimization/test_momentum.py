@@ -495,9 +495,3 @@ def test_the_claims_of_the_page():
     np.testing.assert_allclose(plateau.speed[:2], predicted[:2], rtol=0.05)
     assert plateau.growth[1] > plateau.growth[0] > 1
     assert demo.tables(result)
-
-
-def test_digits_where_fashion_mnist_is_not(tmp_path):
-    found = demo.problem(jax.random.key(0), data_dir=tmp_path)
-    assert "digits" in found.source.name
-    assert len(found.x_train) + len(found.x_test) == 1797
