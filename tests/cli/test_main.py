@@ -106,7 +106,9 @@ def test_options_come_from_the_signature(capsys):
 
 def test_control_c_ends_with_130(tmp_path):
     code = (
-        "import time\n"
+        "import signal, time\n"
+        # A shell that starts a job in the background has it ignore this signal.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from mlnotes_jax import demos\n"
         "from mlnotes_jax.cli import main\n"
         "module = demos.load(demos.find('losses'))\n"
