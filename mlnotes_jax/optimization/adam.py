@@ -162,10 +162,6 @@ def adam(
     rate = _rules.rate(learning_rate)
     _check(beta1, beta2, epsilon)
 
-    def init(params: PyTree) -> AdamState:
-        _rules.check_params(params)
-        return AdamState(_zero(), _rules.zeros(params), _rules.zeros(params))
-
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, AdamState]:
@@ -189,7 +185,7 @@ def adam(
         )
         return moved, AdamState(count, m, v)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(_at_rest, update)
 
 
 def amsgrad(
@@ -462,10 +458,6 @@ def radam(
     _check(beta1, beta2, epsilon)
     _check_threshold(threshold)
 
-    def init(params: PyTree) -> AdamState:
-        _rules.check_params(params)
-        return AdamState(_zero(), _rules.zeros(params), _rules.zeros(params))
-
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, AdamState]:
@@ -493,7 +485,7 @@ def radam(
         )
         return moved, AdamState(count, m, v)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(_at_rest, update)
 
 
 def rectification(
@@ -649,6 +641,12 @@ def _check_threshold(threshold: ArrayLike) -> None:
     _rules.scalar("threshold", threshold)
     if _checks.is_concrete(threshold) and np.asarray(threshold) < 4:
         raise ValueError(f"threshold must be at least 4, got {threshold}")
+
+
+def _at_rest(params: PyTree) -> AdamState:
+    """What Adam and RAdam begin with: `init` of both."""
+    _rules.check_params(params)
+    return AdamState(_zero(), _rules.zeros(params), _rules.zeros(params))
 
 
 def _zero() -> Int[Array, ""]:

@@ -181,10 +181,6 @@ def heavy_ball(
     _rules.share("dampening", dampening)
     _check_flag("dampen_first", dampen_first)
 
-    def init(params: PyTree) -> MomentumState:
-        _rules.check_params(params)
-        return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
-
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, MomentumState]:
@@ -201,7 +197,7 @@ def heavy_ball(
         step, velocity = _rules.per_leaf(leaf, 2, updates, state.velocity, scalars=scalars)
         return step, MomentumState(_rules.next_count(state.count), velocity)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(_at_rest, update)
 
 
 def nesterov(
@@ -243,10 +239,6 @@ def nesterov(
     rate = _rules.rate(learning_rate)
     _rules.share("momentum", momentum)
 
-    def init(params: PyTree) -> MomentumState:
-        _rules.check_params(params)
-        return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
-
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, MomentumState]:
@@ -260,7 +252,7 @@ def nesterov(
         step, velocity = _rules.per_leaf(leaf, 2, updates, state.velocity, scalars=scalars)
         return step, MomentumState(_rules.next_count(state.count), velocity)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(_at_rest, update)
 
 
 def notes_momentum(
@@ -315,10 +307,6 @@ def notes_momentum(
     _rules.share("momentum", momentum)
     _check_flag("nesterov", nesterov)
 
-    def init(params: PyTree) -> MomentumState:
-        _rules.check_params(params)
-        return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
-
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, MomentumState]:
@@ -332,7 +320,7 @@ def notes_momentum(
         step, velocity = _rules.per_leaf(leaf, 2, updates, state.velocity, scalars=scalars)
         return step, MomentumState(_rules.next_count(state.count), velocity)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(_at_rest, update)
 
 
 # --- What they do ---------------------------------------------------------------------------------
@@ -527,6 +515,12 @@ def best_settings(
     if kind == "heavy_ball":
         return Settings(4 / jnp.square(root_low + root_high), jnp.square(ratio), ratio)
     return Settings(1 / high, ratio, 1 - root_low / root_high)
+
+
+def _at_rest(params: PyTree) -> MomentumState:
+    """What a rule with momentum begins with: `init` of each."""
+    _rules.check_params(params)
+    return MomentumState(jnp.zeros((), jnp.int32), _rules.zeros(params))
 
 
 def _check_flag(name: str, value: object) -> None:
