@@ -6,6 +6,8 @@ use, so `import mlnotes_jax` costs next to nothing.
 Chapters:
     foundations: A function, a loss, and a way down.
     optimization: Finding the lowest point.
+    classification: From a score to a class.
+    svm: The widest margin.
     generalization: Will it hold on data not seen?
     nets: Layers and feed-forward networks (Flax).
     data: Getting data in: reading, labels, scaling, loading.
@@ -19,5 +21,15 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = _lazy.submodules(
     __name__,
-    ["data", "demos", "foundations", "generalization", "nets", "optimization", "training"],
+    [
+        "classification",
+        "data",
+        "demos",
+        "foundations",
+        "generalization",
+        "nets",
+        "optimization",
+        "svm",
+        "training",
+    ],
 )
