@@ -51,14 +51,17 @@ def main(arguments: list[str] | None = None) -> int:
     module = harness.load(name)  # only now: this imports JAX
     head = harness.header(name, size=options.size, threads=options.threads, quality=module.QUALITY)
     rows = list(harness.measure(module.cases(options.size), repeats=options.repeats))
-    _show(console, head, rows)
+    summary = module.summary(rows) if hasattr(module, "summary") else []
+    _show(console, head, rows, summary)
     if options.json is not None:
         harness.write(options.json, head, rows)
         console.print(f"wrote {options.json}")
     return 0
 
 
-def _show(console: Console, head: dict, rows: list[harness.Row]) -> None:
+def _show(
+    console: Console, head: dict, rows: list[harness.Row], summary: list[str]
+) -> None:
     for case in dict.fromkeys(row.case for row in rows):
         table = Table(title=f"{head['benchmark']}: {case}")
         table.add_column("peer")
@@ -84,6 +87,8 @@ def _show(console: Console, head: dict, rows: list[harness.Row]) -> None:
             console.print(
                 f"{moved:.3g} GB to be moved; GB/s: ours {moved / of_case[0].ours_s:.3g}, {rates}"
             )
+    for line in summary:
+        console.print(line)
     threads = "all allowed" if head["threads"] is None else head["threads"]
     console.print(f"quality: {head['quality']}")
     console.print(f"{head['machine']}; {head['device']}; threads: {threads}; {head['date']}")

@@ -23,9 +23,9 @@ with $\ell_i$ replaced by
 
 $$\max_g \left( g t - \ell_i^*(g) - \frac{\mu}{2} (g - c_i)^2 \right),$$
 
-whose slope is the maximiser $g_i(t)$: continuous, and a straight line of slope $1 / \mu$ between two
-constants. Whenever this is solved well enough, $c$ moves to $g$ and $\mu$ shrinks. The limit solves the
-*original* problem, with its dual variables $s_i g_i$, while $\mu$ is still far from 0.
+whose slope is the maximiser $g_i(t)$: continuous, and straight lines of slope $1 / \mu$ between
+constants. Whenever this is solved well enough, $c$ moves to $g$ and $\mu$ shrinks. The limit solves
+the *original* problem, with its dual variables $s_i g_i$, while $\mu$ is still far from 0.
 
 Reference: Mangasarian, *A finite Newton method for classification* (Optimization Methods and
 Software, 2002); Rockafellar, *Augmented Lagrangians and applications of the proximal point
@@ -207,6 +207,8 @@ class _Problem:
     def over_blocks(self, step: Callable[[Any, Array, Array, Array], Any], start: Any) -> Any:
         """Fold `step(carry, rows, first, fresh)` over the blocks; the last one may overlap."""
         n, size = self.x.shape[0], self.size
+        if n == size:
+            return step(start, self.x - self.mean[None], jnp.array(0), jnp.ones(n, bool))
 
         def one(carry: Any, i: Array) -> tuple[Any, None]:
             first = jnp.minimum(i * size, n - size)
@@ -349,10 +351,18 @@ def _newton(problem: _Problem, tol: Array, max_iter: Array, criterion: str) -> M
 
     zero = jnp.zeros((), jnp.int32)
     start = _State(
-        coef, intercept, t, slope, curvature, loss.start,
+        coef,
+        intercept,
+        t,
+        slope,
+        curvature,
+        loss.start,
         None if loss.start is None else curvature > 0,
-        first, _Best(measure(first), coef, intercept, None if loss.start is None else first.slope),
-        zero, zero, zero,
+        first,
+        _Best(measure(first), coef, intercept, None if loss.start is None else first.slope),
+        zero,
+        zero,
+        zero,
     )
     # fmt: on
     end = jax.lax.while_loop(go_on, step, start)
@@ -374,7 +384,7 @@ def _newton(problem: _Problem, tol: Array, max_iter: Array, criterion: str) -> M
 
 
 def _shrink(inner: Array) -> Array:
-    """What the smoothing shrinks by when its centre moves: the less, the harder the last one was."""
+    """What the smoothing shrinks by when its centre moves: less, if the last one was hard."""
     return jnp.select([inner <= 1, inner <= 2, inner <= 4], [0.1, 0.25, 0.5], 1.0)
 
 
@@ -422,7 +432,9 @@ def _direction(problem: _Problem, state: _State, gradient: Array) -> Array:
     gram, cross = problem.moments(curvature)
     if not problem.fit_intercept:
         cross = jnp.zeros_like(cross)
-    top = jnp.concatenate([gram + problem.penalty * jnp.eye(d, dtype=gram.dtype), cross[:, None]], 1)
+    top = jnp.concatenate(
+        [gram + problem.penalty * jnp.eye(d, dtype=gram.dtype), cross[:, None]], 1
+    )
     hessian = jnp.concatenate([top, jnp.append(cross, level)[None]])
     # In units in which the diagonal is 1, rounding errors are of the order of epsilon.
     diagonal = _positive(jnp.diag(hessian))
@@ -459,9 +471,7 @@ def _positive(diagonal: Array) -> Array:
     return jnp.maximum(diagonal, floor)
 
 
-def _search(
-    problem: _Problem, state: _State, move: Array, change: Array, start: Array
-) -> Array:
+def _search(problem: _Problem, state: _State, move: Array, change: Array, start: Array) -> Array:
     """Where the slope along the direction is at most a tenth of what it was: Newton, bracketed."""
     weight, penalty = problem.weight, problem.penalty
     along, length = state.coef @ move[:-1], move[:-1] @ move[:-1]
@@ -484,7 +494,9 @@ def _search(
         newton = alpha - first / second
         open_ended = jnp.isinf(high)
         margin = 0.05 * jnp.where(open_ended, low, high - low)
-        inside = (newton >= low + margin) & (newton <= jnp.where(open_ended, 8 * low, high - margin))
+        inside = (newton >= low + margin) & (
+            newton <= jnp.where(open_ended, 8 * low, high - margin)
+        )
         other = jnp.where(open_ended, 4 * low, (low + high) / 2)
         proposal = jnp.where(inside, newton, other)
         return low, high, jnp.where(done, alpha, proposal), done, tries + 1

@@ -9,8 +9,9 @@ p(k \mid x) = \frac{\pi_k\, \mathcal N(x \mid \mu_k, \Sigma_k)}
 $$
 
 If all classes share one $\Sigma$ the borders between classes are flat (linear discriminant
-analysis), with their own $\Sigma_k$ they are quadrics, and with diagonal $\Sigma_k$ the features are
-independent within a class (Gaussian naive Bayes). The fit is a mean and a covariance: closed form.
+analysis), with their own $\Sigma_k$ they are quadrics, and with diagonal $\Sigma_k$ the features
+are independent within a class (Gaussian naive Bayes). The fit is a mean and a covariance: closed
+form.
 
 Reference: Bishop, *Pattern Recognition and Machine Learning* (2006), section 4.2.
 """
@@ -213,7 +214,7 @@ def log_posterior(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Float[Array,
         >>> print(jnp.exp(gaussian.log_posterior(model, [2.5])))
         [0.5 0.5]
     """
-    return jax.nn.log_softmax(_scores(model, *_rows(model, x)))
+    return _log_softmax(_scores(model, *_rows(model, x)))
 
 
 def predict_proba(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Float[Array, "... k"]:
@@ -225,7 +226,7 @@ def predict_proba(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Float[Array,
         >>> print(gaussian.predict_proba(model, [2.5]))
         [0.5 0.5]
     """
-    return jax.nn.softmax(_scores(model, *_rows(model, x)))
+    return _softmax(_scores(model, *_rows(model, x)))
 
 
 def decision_function(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Float[Array, "..."]:
@@ -252,9 +253,7 @@ def decision_function(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Float[Ar
         scikit-learn's scores for three classes or more differ by a term that all classes share.
     """
     scores = _scores(model, *_rows(model, x))
-    if scores.shape[-1] == 2:
-        return scores[..., 1] - scores[..., 0]
-    return jax.nn.log_softmax(scores)
+    return _log_odds(scores) if scores.shape[-1] == 2 else _log_softmax(scores)
 
 
 def predict(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Int[Array, "..."]:
@@ -277,9 +276,7 @@ def predict(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Int[Array, "..."]:
         >>> gaussian.predict(model, [[2.4], [2.6]]).tolist()
         [0, 1]
     """
-    scores = _scores(model, *_rows(model, x))
-    # `argmax` of a NaN would be the class that has it.
-    return jnp.where(jnp.isnan(scores).any(axis=-1), -1, scores.argmax(axis=-1)).astype(jnp.int32)
+    return _best(_scores(model, *_rows(model, x)))
 
 
 def linear_form(model: Gaussian) -> LinearForm:
@@ -318,10 +315,7 @@ def linear_form(model: Gaussian) -> LinearForm:
     """
     if model.kind != "shared":
         raise ValueError(f'linear_form needs covariance="shared", got {model.kind!r}')
-    with jax.default_matmul_precision("highest"):
-        coef = cho_solve((model.factor, True), model.means.T).T
-        half = 0.5 * (coef * model.means).sum(axis=1)
-    return LinearForm(coef, jnp.log(model.priors) - half)
+    return _linear_form(model)
 
 
 def sample(
@@ -359,7 +353,7 @@ def sample(
 def _fit(
     x: Array,
     y: Array,
-    weight: Array,
+    weight: Array | None,
     priors: Array | None,
     shrinkage: Array,
     smoothing: Array,
@@ -368,6 +362,8 @@ def _fit(
     unbiased: bool,
     by_priors: bool,
 ) -> tuple[Gaussian, Array]:
+    weight = jnp.ones(len(y), x.dtype) if weight is None else weight
+    x = jnp.where((weight != 0)[:, None], x, 0)
     known = (y >= 0) & (y < num_classes)
     # Under a transformation a label that is no class spoils every count, and so the model.
     weight = jnp.where(known | (weight == 0), weight, jnp.nan)
@@ -498,7 +494,7 @@ def _scores(model: Gaussian, x: Array, shape: tuple[int, ...], joint: bool = Fal
     k, d = model.means.shape
     with jax.default_matmul_precision("highest"):
         if model.kind == "shared":
-            # |x - mu|² in the metric of the covariance is |x - c|² - 2 (x - c)·(mu - c) + |mu - c|².
+            # In the metric of the covariance |x - mu|² = |x - c|² - 2 (x - c)·(mu - c) + |mu - c|².
             # The first is common to all classes: what is left is linear, and c near the data
             # keeps its digits.
             mean = jnp.where((model.priors == 0)[:, None], 0, model.means)
@@ -520,6 +516,23 @@ def _scores(model: Gaussian, x: Array, shape: tuple[int, ...], joint: bool = Fal
     return scores.reshape(*shape, k)
 
 
+# Compiled, so that a call outside of a program is two programs and not ten.
+_softmax = jax.jit(jax.nn.softmax)
+_log_softmax = jax.jit(jax.nn.log_softmax)
+
+
+@jax.jit
+def _log_odds(scores: Array) -> Array:
+    return scores[..., 1] - scores[..., 0]
+
+
+@jax.jit
+def _best(scores: Array) -> Array:
+    # `argmax` of a NaN would be the class that has it.
+    unknown = jnp.isnan(scores).any(axis=-1)
+    return jnp.where(unknown, -1, scores.argmax(axis=-1)).astype(jnp.int32)
+
+
 def _half_distance(x: Array, mean: Array, factor: Array) -> Array:
     """Half the squared distance, and half the logarithm of the determinant."""
     away = x - mean[None]
@@ -532,6 +545,14 @@ def _half_distance(x: Array, mean: Array, factor: Array) -> Array:
 
 def _half_log_det(factor: Array) -> Array:
     return jnp.log(jnp.diagonal(factor)).sum()
+
+
+@jax.jit
+def _linear_form(model: Gaussian) -> LinearForm:
+    with jax.default_matmul_precision("highest"):
+        coef = cho_solve((model.factor, True), model.means.T).T
+        half = 0.5 * (coef * model.means).sum(axis=1)
+    return LinearForm(coef, jnp.log(model.priors) - half)
 
 
 @functools.partial(jax.jit, static_argnames="num_samples")
@@ -561,29 +582,34 @@ def _sample(key: Array, model: Gaussian, num_samples: int) -> tuple[Array, Array
 
 def _data(
     x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, num_classes: int | None
-) -> tuple[Array, Array, Array, int]:
+) -> tuple[Array, Array, Array | None, int]:
     rows = _wide(_checks.floating("x", x, ndim=2))
     _checks.not_empty("x", rows)
     labels = _checks.integer("y", y, ndim=1)
     _checks.same_length(x=rows, y=labels)
-    if sample_weight is None:
-        weight = jnp.ones(len(labels), rows.dtype)
-    else:
+    weight = None
+    if sample_weight is not None:
         weight = _checks.floating("sample_weight", sample_weight, ndim=1).astype(rows.dtype)
         _checks.same_length(sample_weight=weight, y=labels)
         _checks.finite("sample_weight", weight)
         _checks.not_negative("sample_weight", weight)
-        _checks.positive("the sum of sample_weight", weight.sum())
-    counted = weight != 0
-    rows = jnp.where(counted[:, None], rows, 0)
-    _checks.finite("x", rows)
+    # Values are looked at in NumPy: that compiles nothing.
+    counted = np.ones(len(labels), bool)
+    if weight is not None and _checks.is_concrete(weight):
+        counted = np.asarray(weight) != 0
+        if not counted.any():
+            raise ValueError("sample_weight must be positive for at least one row")
+    seen = _checks.is_concrete((labels, weight))
+    if _checks.is_concrete((rows, weight)):
+        kept: Any = np.where(counted[:, None], rows, 0)
+        _checks.finite("x", kept)
     if num_classes is None:
-        if not _checks.is_concrete((labels, weight)):
+        if not seen:
             raise ValueError("num_classes must be given where y or sample_weight is traced")
-        num_classes = max(int(np.asarray(labels)[np.asarray(counted)].max()) + 1, 1)
+        num_classes = max(int(np.asarray(labels)[counted].max()) + 1, 1)
     _checks.positive_int("num_classes", num_classes)
-    if _checks.is_concrete((labels, weight)):
-        _checks.class_labels("y", labels, num_classes, counted=np.asarray(counted))
+    if seen:
+        _checks.class_labels("y", labels, num_classes, counted=counted)
     return rows, labels, weight, num_classes
 
 

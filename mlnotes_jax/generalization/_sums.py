@@ -28,6 +28,10 @@ def zero(shape: tuple[int, ...], dtype) -> Sum:
     return Sum(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
+def of(value: Array) -> Sum:
+    return Sum(value, jnp.zeros_like(value))
+
+
 def add(sum_: Sum, term: Array) -> Sum:
     """One more term (Knuth's two-sum: `value + lost` is exact but for the last rounding)."""
     value = sum_.value + term
@@ -59,8 +63,7 @@ def moments(values: Array, weight: Array) -> Moments:
     same = low == jnp.where(counted, values, -jnp.inf).max()
     mean = jnp.where(same, low, (share * values).sum())
     squares = jnp.where(same, 0, (weight * jnp.square(values - mean)).sum())
-    nothing = jnp.zeros_like(count)
-    return Moments(Sum(count, nothing), mean, Sum(squares, nothing))
+    return Moments(of(count), mean, of(squares))
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:

@@ -14,7 +14,7 @@ section 3.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -231,8 +231,8 @@ def decompose(
     if chunk_size is not None:
         _checks.positive_int("chunk_size", chunk_size)
     fit = _keyed(fit)
-    known = truth(x) if callable(truth) else truth
-    known = None if known is None else _wide(_checks.floating("truth", known))
+    values = truth(x) if callable(truth) else truth
+    known = None if values is None else _wide(_checks.floating("truth", values))
 
     def one(keys: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         draw_key, fit_key, observe_key = keys
@@ -240,11 +240,8 @@ def decompose(
         if not isinstance(data, tuple):
             raise TypeError(f"draw must return a tuple of arrays, got {type(data).__name__}")
         prediction = _wide(_checks.floating("predict(model, x)", predict(fit(fit_key, *data), x)))
-        if observe is not None:
-            target = _wide(_checks.floating("observe(key, x)", observe(observe_key, x)))
-        else:
-            assert known is not None
-            target = known
+        fresh = values if observe is None else observe(observe_key, x)
+        target = _wide(_checks.floating("observe(key, x)", cast(ArrayLike, fresh)))
         for name, array in (("truth", known), ("observe(key, x)", target)):
             if array is not None and array.shape != prediction.shape:
                 raise ValueError(

@@ -398,8 +398,9 @@ def threshold_losses(
     r"""The share of rows that each threshold gets wrong.
 
     Hypothesis $h$ answers 1 where the feature is at least $h$, else 0. It errs on rows of class 1
-    below $h$ and on rows of class 0 from $h$ on. Sorted once, both are cumulative sums:
-    $n \log n + |\mathcal H| \log n$ operations, not $n |\mathcal H|$.
+    below $h$ and on rows of class 0 from $h$ on. With the thresholds sorted and each row ranked
+    among them, both are cumulative sums: $(n + |\mathcal H|) \log |\mathcal H|$ operations, not
+    $n |\mathcal H|$.
 
     Args:
         feature: One number for each row, shape `(n,)`.
@@ -440,11 +441,9 @@ def threshold_losses(
         _checks.finite("sample_weight", weight)
         _checks.not_negative("sample_weight", weight)
         _checks.positive("the sum of sample_weight", weight.sum())
-    order = jnp.argsort(feature)
-    signed = jnp.where(y == 1, weight, 0)[order], jnp.where(y == 1, 0, weight)[order]
-    ones, zeros = (jnp.pad(jnp.cumsum(part), (1, 0)) for part in signed)
-    below = jnp.searchsorted(feature[order], thresholds)  # rows with a feature < threshold
-    return (ones[below] + (zeros[-1] - zeros[below])) / (ones[-1] + zeros[-1])
+    order, passed = _rank(feature, thresholds)
+    losses = _losses(passed, y, weight, thresholds.shape[0])
+    return jnp.zeros_like(losses).at[order].set(losses)
 
 
 def fit_threshold(
@@ -478,10 +477,8 @@ def fit_threshold(
         (3.0, 0.0)
     """
     losses = threshold_losses(feature, y, thresholds, sample_weight=sample_weight)
-    thresholds = _checks.floating("thresholds", thresholds)
-    order = jnp.argsort(thresholds)
-    best = order[jnp.argmin(losses[order])]
-    return ThresholdFit(thresholds[best], losses[best], losses)
+    thresholds, loss = _checks.floating("thresholds", thresholds), losses.min()
+    return ThresholdFit(jnp.where(losses == loss, thresholds, jnp.inf).min(), loss, losses)
 
 
 def predict_threshold(model: ThresholdFit, feature: Float[ArrayLike, "..."]) -> Int[Array, "..."]:
@@ -558,20 +555,19 @@ def draw_training_sets(
         _checks.positive_int("chunk_size", chunk_size)
     best = fit_threshold(feature, y, thresholds)
     feature, y = _checks.floating("feature", feature), _checks.integer("y", y)
+    thresholds = _checks.floating("thresholds", thresholds)
     # What a row does to all losses depends only on how many thresholds it passes: rank it once.
-    ordered = jnp.argsort(_checks.floating("thresholds", thresholds))
-    values = _checks.floating("thresholds", thresholds)[ordered]
-    passed = jnp.searchsorted(values.astype(feature.dtype), feature, side="right")
-    losses_all, num = best.losses[ordered], values.shape[0]
+    order, passed = _rank(feature, thresholds.astype(feature.dtype))
+    thresholds, losses_all = thresholds[order], best.losses[order]
     home = jnp.argmin(losses_all)
 
     def one(key: Array) -> tuple[Array, ...]:
         rows = jax.random.randint(key, (n,), 0, feature.shape[0])
-        # Threshold k (in order) answers 1 for the rows that pass more than k of them.
-        losses = threshold_losses(passed[rows], y[rows], jnp.arange(1, num + 1))
+        weight = jnp.ones_like(rows, dtype=losses_all.dtype)
+        losses = _losses(passed[rows], y[rows], weight, thresholds.shape[0])
         chosen = jnp.argmin(losses)
         off = jnp.abs(losses - losses_all)
-        return values[chosen], losses[chosen], losses_all[chosen], off.max(), off[home]
+        return thresholds[chosen], losses[chosen], losses_all[chosen], off.max(), off[home]
 
     keys = jax.random.split(key, num_draws)
     if chunk_size is None:
@@ -579,6 +575,23 @@ def draw_training_sets(
     else:
         drawn = jax.lax.map(one, keys, batch_size=min(chunk_size, num_draws))
     return TrainingDraws(best, *drawn)
+
+
+def _rank(feature: Array, thresholds: Array) -> tuple[Array, Array]:
+    """The order of the thresholds, and how many of them each row passes."""
+    order = jnp.argsort(thresholds)
+    return order, jnp.searchsorted(thresholds[order], feature, side="right")
+
+
+def _losses(passed: Array, y: Array, weight: Array, num_hypotheses: int) -> Array:
+    """Losses of the thresholds in their order; threshold k answers 1 to rows that pass more than k.
+
+    Below the lowest threshold all rows of class 0 are wrong. Each threshold turns the answers to
+    the rows that do not pass it.
+    """
+    zeros = jnp.where(y == 1, 0, weight)
+    turned = jnp.zeros_like(weight, shape=(num_hypotheses + 1,)).at[passed].add(weight - 2 * zeros)
+    return (zeros.sum() + jnp.cumsum(turned[:-1])) / weight.sum()
 
 
 def _numbers(**values: ArrayLike) -> tuple[Array, ...]:

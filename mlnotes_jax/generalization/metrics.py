@@ -138,7 +138,7 @@ class CalibrationCurve(NamedTuple):
 
 
 class RegressionScores(NamedTuple):
-    """Five views of the errors $e_i = \\hat y_i - y_i$, each of shape `()`.
+    r"""Five views of the errors $e_i = \hat y_i - y_i$, each of shape `()`.
 
     Attributes:
         mae: Mean absolute error, in the unit of the targets.
@@ -501,8 +501,10 @@ def roc_auc(
     """
     _checks.one_of("multiclass", multiclass, ("one_vs_rest", "one_vs_one"))
     _checks.one_of("average", average, ("macro", "weighted", None))
-    rows = _scored("scores", scores, labels, sample_weight, mask)
-    return _roc_auc(*rows, multiclass, average)
+    arguments = _scored("scores", scores, labels, sample_weight, mask)
+    if arguments[0].ndim == 1:
+        return _roc_auc(*arguments)
+    return _averaged(*_pairs(*arguments), multiclass, average)
 
 
 def precision_recall_curve(
@@ -614,7 +616,9 @@ def brier_score(
     sample_weight: Float[ArrayLike, " n"] | None = None,
     mask: Bool[ArrayLike, " n"] | None = None,
 ) -> Float[Array, ""]:
-    r"""Squared error of probabilities: the mean of $(p_i - y_i)^2$, or of $\sum_c (p_{ic} - y_{ic})^2$.
+    r"""Squared error of probabilities: the mean of $(p_i - y_i)^2$.
+
+    With a probability for each class it is the mean of $\sum_c (p_{ic} - [y_i = c])^2$.
 
     Args:
         probabilities: Of class 1, shape `(n,)`; or of each class, shape `(n, k)`.
@@ -688,15 +692,17 @@ def calibration_curve(
     """
     _checks.positive_int("num_bins", num_bins)
     _checks.one_of("strategy", strategy, ("uniform", "quantile"))
-    rows = _scored(
-        "probabilities", probabilities, labels, sample_weight, mask, probabilities=True
-    )
+    rows = _scored("probabilities", probabilities, labels, sample_weight, mask, probabilities=True)
     sums, edges, valid = _bin_sums(*rows, num_bins, strategy)
     return _curve(sums, edges, valid)
 
 
 def expected_calibration_error(curve: CalibrationCurve) -> Float[Array, ""]:
-    r"""Mean distance between prediction and frequency, $\sum_m \frac{W_m}{W} |\bar p_m - \bar y_m|$.
+    r"""Mean distance between what was predicted and how often it happened.
+
+    $$ \text{ECE} = \sum_m \frac{W_m}{W}\, |\bar p_m - \bar y_m| $$
+
+    over bins $m$ of weight $W_m$ = `curve.weight`.
 
     Args:
         curve: From `calibration_curve` or `streaming_calibration`. From k probabilities for each
@@ -853,12 +859,25 @@ def streaming_mean(fn: Callable[[Any, Any], Array]) -> Streaming:
         dtype = jnp.result_type(float)
         return _Mean(_sums.zero((), dtype), _sums.zero((), dtype))
 
+    def value_of(output, target) -> Array:
+        value = fn(*jax.tree.map(lambda leaf: leaf[None], (output, target)))
+        if jnp.ndim(value):
+            raise ValueError(f"fn must return a scalar, got shape {jnp.shape(value)}")
+        return value
+
+    @jax.jit
+    def add(state: _Mean, outputs, targets, rows: _Rows) -> _Mean:
+        values = jax.vmap(value_of)(outputs, targets).astype(state.values.value.dtype)
+        weight = _weight(rows, values.shape)
+        kept, w = jnp.where(weight != 0, values, 0), weight.astype(values.dtype)
+        return _merge_means(state, _Mean(_sums.of((kept * w).sum()), _sums.of(w.sum())))
+
     def update(state, outputs, targets, *, sample_weight=None, mask=None) -> _Mean:
         outputs, targets = jax.tree.map(jnp.asarray, (outputs, targets))
         n = jax.tree.leaves(targets)[0].shape[:1]
-        return _add_mean(state, outputs, targets, _rows(n, sample_weight, mask), fn)
+        return add(state, outputs, targets, _rows(n, sample_weight, mask))
 
-    return Streaming(init, update, _merge_sums, _mean_so_far)
+    return Streaming(init, update, _merge_means, _mean_so_far)
 
 
 def streaming_confusion_matrix(num_classes: int, *, weighted: bool = False) -> Streaming:
@@ -917,9 +936,7 @@ def streaming_calibration(num_bins: int = 10) -> Streaming:
     _checks.positive_int("num_bins", num_bins)
 
     def init() -> _Calibration:
-        return _Calibration(
-            _sums.zero((3, num_bins), jnp.result_type(float)), jnp.asarray(True)
-        )
+        return _Calibration(_sums.zero((3, num_bins), jnp.result_type(float)), jnp.asarray(True))
 
     def update(state, outputs, targets, *, sample_weight=None, mask=None) -> _Calibration:
         rows = _scored("outputs", outputs, targets, sample_weight, mask, probabilities=True)
@@ -965,7 +982,7 @@ def streaming_regression() -> Streaming:
     return Streaming(init, update, _merge_errors, _regression)
 
 
-# --- What comes in: checked here, where values can be looked at, and then passed to one program ----
+# --- What comes in: checked where values can be looked at, then passed on to one program ----------
 
 
 class _Rows(NamedTuple):
@@ -975,12 +992,10 @@ class _Rows(NamedTuple):
     mask: Array | None
 
 
-def _rows(
-    shape: tuple[int, ...], sample_weight: ArrayLike | None, mask: ArrayLike | None
-) -> _Rows:
+def _rows(shape: tuple[int, ...], sample_weight: ArrayLike | None, mask: ArrayLike | None) -> _Rows:
     if 0 in shape:
         raise ValueError(f"labels must not be empty, got shape {shape}")
-    kept, weight = None, None
+    weight, kept = None, None
     if mask is not None:
         kept = jnp.asarray(mask)
         if kept.dtype != jnp.bool_:
@@ -994,24 +1009,26 @@ def _rows(
                 f"sample_weight must have the shape of the rows, {shape}, got {weight.shape}"
             )
         if _checks.is_concrete((weight, kept)):
-            counted = np.asarray(weight) if kept is None else np.where(kept, weight, 0)
+            counted: Any = np.asarray(weight) if kept is None else np.where(kept, weight, 0)
             _checks.not_negative("sample_weight", counted)
-            _checks.finite("sample_weight", counted)  # type: ignore[arg-type]
+            _checks.finite("sample_weight", counted)
     return _Rows(weight, kept)
 
 
-def _counted(rows: _Rows, *others: Array) -> Any:
-    """Which rows count, in NumPy; None unless everything can be looked at."""
-    if not _checks.is_concrete((rows, others)):
+def _counted(rows: _Rows, labels: Array, values: Array) -> np.ndarray | None:
+    """Which rows count, in the shape of the labels; None unless everything can be looked at."""
+    if not _checks.is_concrete((rows, labels, values)):
         return None
-    counted = np.ones(others[0].shape[:1], bool) if rows.mask is None else np.asarray(rows.mask)
-    return counted if rows.sample_weight is None else counted & (np.asarray(rows.sample_weight) != 0)
+    counted = np.ones(labels.shape, bool) if rows.mask is None else np.asarray(rows.mask)
+    if rows.sample_weight is None:
+        return counted
+    return counted & (np.asarray(rows.sample_weight) != 0)
 
 
 def _integers(name: str, value: ArrayLike) -> Array:
-    boolean = getattr(value, "dtype", None) == np.bool_
-    return _checks.integer(name, np.asarray(value, np.int32) if _is_host(value) and boolean else value) \
-        if not (boolean and not _is_host(value)) else jnp.asarray(value).astype(jnp.int32)
+    if getattr(value, "dtype", None) == np.bool_:
+        return jnp.asarray(value).astype(jnp.int32)
+    return _checks.integer(name, value)
 
 
 def _wide(array: Array) -> Array:
@@ -1025,28 +1042,434 @@ def _classified(
     mask: ArrayLike | None,
     num_classes: int | None = None,
 ) -> tuple[Array, Array, _Rows]:
-    """Predicted classes, or scores; true classes; rows."""
+    """Predicted classes or scores, true classes, rows."""
     if num_classes is not None:
         _checks.positive_int("num_classes", num_classes)
     truth = _integers("labels", labels)
     rows = _rows(truth.shape, sample_weight, mask)
     array = jnp.asarray(outputs)
-    scores = jnp.issubdtype(array.dtype, jnp.floating)
-    if not scores:
+    has_scores = jnp.issubdtype(array.dtype, jnp.floating)
+    if not has_scores:
         array = _integers("outputs", outputs)
         _checks.same_shape(outputs=array, labels=truth)
-    elif array.shape[:-1] != truth.shape or array.ndim == 0 or array.shape[-1] == 0:
+    elif array.ndim == 0 or array.shape[:-1] != truth.shape or array.shape[-1] == 0:
         raise ValueError(
             "outputs must be integer classes in the shape of labels, or scores with one more "
             f"axis for the classes; got {array.dtype} {array.shape} for labels {truth.shape}"
         )
-    if num_classes is None and scores:
+    if has_scores and num_classes is None:
         num_classes = array.shape[-1]
-        checked = ("labels", truth)
     counted = _counted(rows, truth, array)
     if counted is not None and num_classes is not None:
-        counted = np.broadcast_to(counted, truth.shape)
         _checks.class_labels("labels", truth, num_classes, counted=counted)
-        if not scores:
+        if not has_scores:
             _checks.class_labels("outputs", array, num_classes, counted=counted)
     return array, truth, rows
+
+
+def _scored(
+    name: str,
+    values: ArrayLike,
+    labels: ArrayLike,
+    sample_weight: ArrayLike | None,
+    mask: ArrayLike | None,
+    *,
+    ndim: int | tuple[int, ...] = (1, 2),
+    probabilities: bool = False,
+) -> tuple[Array, Array, _Rows]:
+    """One score for each row, or one for each class; true classes; rows."""
+    scores = _wide(_checks.floating(name, values, ndim=ndim))
+    truth = _integers("labels", labels)
+    if scores.ndim == 1:
+        _checks.same_shape(**{name: scores, "labels": truth})
+        num_classes = 2
+    elif truth.shape != scores.shape[:1] or scores.shape[1] < 2:
+        raise ValueError(
+            f"{name} must be (n,) or (n, k) for n labels and k >= 2 classes, got {scores.shape} "
+            f"for labels {truth.shape}"
+        )
+    else:
+        num_classes = scores.shape[1]
+    rows = _rows(truth.shape, sample_weight, mask)
+    counted = _counted(rows, truth, scores)
+    if counted is not None:
+        _checks.class_labels("labels", truth, num_classes, counted=counted)
+        kept: Any = np.where(counted.reshape(-1, *(1,) * (scores.ndim - 1)), scores, 0)
+        _checks.finite(name, kept)
+        if probabilities:
+            _checks.in_range(name, kept, 0, 1)
+            if scores.ndim == 2:
+                _check_sums(name, kept, counted)
+    return scores, truth, rows
+
+
+def _check_sums(name: str, probabilities: np.ndarray, counted: np.ndarray) -> None:
+    sums = probabilities.sum(axis=1)
+    off = counted & (np.abs(sums - 1) > np.sqrt(np.finfo(sums.dtype).eps))
+    if off.any():
+        row = int(np.flatnonzero(off)[0])
+        raise ValueError(f"{name} must sum to 1 in every row, got {sums[row]} in row {row}")
+
+
+def _errors(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None,
+    mask: ArrayLike | None,
+) -> tuple[Array, Array, _Rows]:
+    y_hat = _wide(_checks.floating("predictions", predictions, ndim=1))
+    y = _wide(_checks.floating("targets", targets, ndim=1))
+    _checks.same_shape(predictions=y_hat, targets=y)
+    rows = _rows(y.shape, sample_weight, mask)
+    counted = _counted(rows, y, y_hat)
+    if counted is not None:
+        for name, values in (("predictions", y_hat), ("targets", y)):
+            kept: Any = np.where(counted, values, 0)
+            _checks.finite(name, kept)
+    return y_hat, y, rows
+
+
+# --- One program for each metric ------------------------------------------------------------------
+
+
+def _weight(rows: _Rows, shape: tuple[int, ...]) -> Array:
+    """What each row counts: int32 without weights, so that counts are exact; 0 where masked."""
+    kept = jnp.ones(shape, bool) if rows.mask is None else rows.mask
+    if rows.sample_weight is None:
+        return kept.astype(jnp.int32)
+    return jnp.where(kept, rows.sample_weight, 0)
+
+
+def _dtype(values: Array) -> Any:
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    return values.dtype if floating else jnp.result_type(float)
+
+
+def _mean(values: Array, weight: Array) -> Array:
+    w = weight.astype(values.dtype)
+    kept = jnp.where(weight != 0, values, 0)
+    return (kept * w).sum() / weight.sum().astype(values.dtype)
+
+
+@jax.jit
+def _spoil(values: Array, valid: Array) -> Array:
+    """NaN, or -1 where the values are integers, unless all rows were valid."""
+    bad = -1 if jnp.issubdtype(values.dtype, jnp.integer) else jnp.nan
+    return jnp.where(valid, values, jnp.asarray(bad, values.dtype))
+
+
+def _after(first: float, rest: Array) -> Array:
+    return jnp.append(jnp.full((), first, rest.dtype), rest)
+
+
+def _classes(outputs: Array, truth: Array, rows: _Rows) -> tuple[Array, Array, Array]:
+    """Predicted and true classes and weights as vectors; -1 is predicted where a score is NaN."""
+    if jnp.issubdtype(outputs.dtype, jnp.floating):
+        unknown = jnp.isnan(outputs).any(axis=-1)
+        outputs = jnp.where(unknown, -1, outputs.argmax(axis=-1))
+    whole = jnp.result_type(int)
+    weight = _weight(rows, truth.shape)
+    return outputs.reshape(-1).astype(whole), truth.reshape(-1).astype(whole), weight.reshape(-1)
+
+
+@jax.jit
+def _accuracy(outputs: Array, truth: Array, rows: _Rows) -> Array:
+    predicted, actual, weight = _classes(outputs, truth, rows)
+    right = (predicted == actual).astype(_dtype(weight))
+    if jnp.issubdtype(outputs.dtype, jnp.floating):
+        right = jnp.where((actual < 0) | (actual >= outputs.shape[-1]), jnp.nan, right)
+    return _mean(right, weight)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _confusion(outputs: Array, truth: Array, rows: _Rows, num_classes: int) -> tuple[Array, Array]:
+    predicted, actual, weight = _classes(outputs, truth, rows)
+    known = (actual >= 0) & (actual < num_classes) & (predicted >= 0) & (predicted < num_classes)
+    place = jnp.where(known, actual * num_classes + predicted, 0)
+    counts = jnp.zeros(num_classes**2, weight.dtype)
+    counts = counts.at[place].add(jnp.where(known, weight, jnp.zeros_like(weight)))
+    return counts.reshape(num_classes, num_classes), (known | (weight == 0)).all()
+
+
+@functools.partial(jax.jit, static_argnames="average")
+def _class_scores(
+    matrix: Array, zero_division: Array, beta: Array, average: str | None
+) -> ClassScores:
+    dtype = _dtype(matrix)
+    zero, squared = zero_division.astype(dtype), jnp.square(beta.astype(dtype))
+    spoilt = (matrix < 0).any()  # how `confusion_matrix` says that a label was no class
+    hits, called, support = jnp.diagonal(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    sums = (hits, called, support)
+    if average == "micro":
+        sums = (hits.sum(keepdims=True), called.sum(keepdims=True), support.sum(keepdims=True))
+    true, predicted, actual = (part.astype(dtype) for part in sums)
+
+    def ratio(part: Array, whole: Array) -> Array:
+        safe = jnp.where(whole == 0, 1, whole)
+        return jnp.where(spoilt, jnp.nan, jnp.where(whole == 0, zero, part / safe))
+
+    def reduce(score: Array) -> Array:
+        if average is None:
+            return score
+        if average in ("binary", "micro"):
+            return score[-1]
+        weight = actual if average == "weighted" else jnp.ones_like(actual)
+        weight = jnp.where(jnp.isnan(score) & ~spoilt, 0, weight)
+        return jnp.where(weight == 0, 0, weight * score).sum() / weight.sum()
+
+    return ClassScores(
+        reduce(ratio(true, predicted)),
+        reduce(ratio(true, actual)),
+        reduce(ratio((1 + squared) * true, squared * actual + predicted)),
+        support,
+    )
+
+
+def _in_order(scores: Array, truth: Array, rows: _Rows) -> tuple[Array, Array]:
+    """Weights in the dtype of the scores, and whether all rows that count are in order."""
+    weight = _weight(rows, truth.shape)
+    if jnp.issubdtype(weight.dtype, jnp.floating):
+        weight = weight.astype(scores.dtype)
+    unknown = jnp.isnan(scores)
+    known = (truth >= 0) & (truth < (2 if scores.ndim == 1 else scores.shape[1]))
+    if scores.ndim == 2:
+        unknown = unknown.any(axis=1)
+    return weight, ((weight == 0) | (~unknown & known)).all()
+
+
+@jax.jit
+def _roc_curve(scores: Array, truth: Array, rows: _Rows) -> ROCCurve:
+    weight, valid = _in_order(scores, truth, rows)
+    found = _ranking.above(scores, truth == 1, weight)
+
+    def rate(mass: Array) -> Array:
+        share = mass.astype(scores.dtype) / mass[-1].astype(scores.dtype)
+        return _after(0, _spoil(share, valid))
+
+    thresholds = _after(jnp.inf, found.thresholds)
+    return ROCCurve(rate(found.negative), rate(found.positive), thresholds)
+
+
+@jax.jit
+def _roc_auc(scores: Array, truth: Array, rows: _Rows) -> Array:
+    weight, valid = _in_order(scores, truth, rows)
+    found = _ranking.above(scores, truth == 1, weight)
+    return _spoil(_ranking.area(found.positive, found.negative, scores.dtype), valid)
+
+
+@jax.jit
+def _pairs(scores: Array, truth: Array, rows: _Rows) -> tuple[Array, Array]:
+    """The area of each pair of classes, and the weight of each class."""
+    weight, valid = _in_order(scores, truth, rows)
+    member = _indicators(truth, scores.shape[1])
+    support = jnp.where(member, weight[:, None], jnp.zeros((), weight.dtype)).sum(axis=0)
+    pairs = _ranking.pairs(scores, member, weight)
+    return _spoil(pairs, valid), support.astype(scores.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("multiclass", "average"))
+def _averaged(pairs: Array, support: Array, multiclass: str, average: str | None) -> Array:
+    away = ~jnp.eye(len(support), dtype=bool)
+    if multiclass == "one_vs_one":
+        if average is None:
+            return pairs
+        both = support[:, None] + support[None]
+        share = jnp.where(away, both if average == "weighted" else jnp.ones_like(both), 0)
+        return jnp.where(away, share * pairs, 0).sum() / share.sum()
+    # The rest is a mixture of the other classes, in the shares of their rows.
+    others = jnp.where(away, jnp.broadcast_to(support[None], pairs.shape), 0)
+    rest = jnp.where(others > 0, others * pairs, 0).sum(axis=1) / others.sum(axis=1)
+    if average is None:
+        return rest
+    share = support if average == "weighted" else jnp.ones_like(support)
+    return (share * rest).sum() / share.sum()
+
+
+@jax.jit
+def _precision_recall(
+    scores: Array, truth: Array, rows: _Rows
+) -> tuple[PrecisionRecallCurve, Array]:
+    """The curve, and the area of its steps."""
+    weight, valid = _in_order(scores, truth, rows)
+    found = _ranking.above(scores, truth == 1, weight)
+    hits = found.positive.astype(scores.dtype)
+    called = (found.positive + found.negative).astype(scores.dtype)
+    precisions = hits / called
+    curve = PrecisionRecallCurve(
+        _after(1, _spoil(precisions, valid)),
+        _after(0, _spoil(hits / hits[-1], valid)),
+        _after(jnp.inf, found.thresholds),
+    )
+    gained = _ranking.steps(found.positive).astype(scores.dtype) / hits[-1]
+    return curve, _spoil((gained * precisions).sum(), valid)
+
+
+def _forecasts(
+    p: Array, truth: Array, rows: _Rows, logits: bool = False
+) -> tuple[Array, Array, Array, Array]:
+    """The same with 0 where a row does not count, the weights, and whether all is in order."""
+    weight, valid = _in_order(p, truth, rows)
+    counted = weight != 0
+    p = jnp.where(counted.reshape(-1, *(1,) * (p.ndim - 1)), p, 0)
+    if not logits:
+        valid &= ((p >= 0) & (p <= 1)).all()
+    return p, jnp.where(counted, truth, 0), weight, valid
+
+
+def _indicators(y: Array, k: int) -> Array:
+    return y[:, None] == jnp.arange(k, dtype=y.dtype)[None]
+
+
+@functools.partial(jax.jit, static_argnames="logits")
+def _log_loss(p: Array, truth: Array, rows: _Rows, logits: bool) -> Array:
+    p, y, weight, valid = _forecasts(p, truth, rows, logits)
+    options = {"weights": weight.astype(p.dtype), "where": weight != 0}
+    if p.ndim == 1:
+        loss = losses.binary_cross_entropy
+        if logits:
+            loss = losses.binary_cross_entropy_with_logits
+        value = loss(p, y.astype(p.dtype), **options)
+    elif logits:
+        value = losses.softmax_cross_entropy_with_integer_labels(p, y, **options)
+    else:
+        # Only the entry of the true class: the others' logarithms may be infinite.
+        own = jnp.where(_indicators(y, p.shape[1]), p, 1)
+        value = losses.nll(jnp.log(own), y, **options)
+    return _spoil(value, valid)
+
+
+@jax.jit
+def _brier(p: Array, truth: Array, rows: _Rows) -> Array:
+    p, y, weight, valid = _forecasts(p, truth, rows)
+    if p.ndim == 1:
+        squares = jnp.square(p - y.astype(p.dtype))
+    else:
+        squares = jnp.square(p - _indicators(y, p.shape[1]).astype(p.dtype)).sum(axis=1)
+    return _spoil(_mean(squares, weight), valid)
+
+
+def _uniform_edges(num_bins: int, dtype: Any) -> Array:
+    return jnp.asarray(np.linspace(0, 1, num_bins + 1), dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("num_bins", "strategy"))
+def _bin_sums(
+    p: Array, truth: Array, rows: _Rows, num_bins: int, strategy: str
+) -> tuple[Array, Array, Array]:
+    """Sums of weight, probability and event in each bin; borders; whether all is in order."""
+    p, y, weight, valid = _forecasts(p, truth, rows)
+    if p.ndim == 1:
+        event = y == 1
+    else:
+        p, event = p.max(axis=1), p.argmax(axis=1).astype(y.dtype) == y
+    if strategy == "uniform":
+        edges = _uniform_edges(num_bins, p.dtype)
+    else:
+        counted = weight != 0
+        order = jnp.sort(jnp.where(counted, p, jnp.inf))
+        places = _uniform_edges(num_bins, p.dtype) * (counted.sum() - 1).astype(p.dtype)
+        low, high = (
+            jnp.clip(part.astype(jnp.int32), 0, len(p) - 1)
+            for part in (jnp.floor(places), jnp.ceil(places))
+        )
+        part = places - low.astype(p.dtype)
+        edges = order[low] + jnp.where(part > 0, part * (order[high] - order[low]), 0)
+    place = jnp.searchsorted(edges[1:-1], p, side="left")
+    w = weight.astype(p.dtype)
+    terms = jnp.stack([w, w * p, w * event.astype(p.dtype)], axis=1)
+    return jnp.zeros((num_bins, 3), p.dtype).at[place].add(terms).T, edges, valid
+
+
+@jax.jit
+def _curve(sums: Array, edges: Array, valid: Array) -> CalibrationCurve:
+    weight, probability, event = _spoil(sums, valid)
+    return CalibrationCurve(probability / weight, event / weight, weight, edges)
+
+
+@jax.jit
+def _calibration_error(curve: CalibrationCurve) -> Array:
+    gap = jnp.abs(curve.mean_probability - curve.frequency)
+    filled = jnp.where(curve.weight == 0, 0, curve.weight * gap)
+    return filled.sum() / curve.weight.sum()
+
+
+# --- States that batches add to -------------------------------------------------------------------
+
+
+class _Mean(NamedTuple):
+    values: _sums.Sum
+    weight: _sums.Sum
+
+
+class _Confusion(NamedTuple):
+    counts: Num[Array, "k k"]
+    valid: Bool[Array, ""]
+
+
+class _Calibration(NamedTuple):
+    sums: _sums.Sum  # of the weight, the probability and the event, shape (3, num_bins)
+    valid: Bool[Array, ""]
+
+
+class _Errors(NamedTuple):
+    targets: _sums.Moments
+    errors: _sums.Moments
+    absolute: _sums.Sum
+
+
+@jax.jit
+def _merge_means(a: _Mean, b: _Mean) -> _Mean:
+    return _Mean(_sums.merge(a.values, b.values), _sums.merge(a.weight, b.weight))
+
+
+@jax.jit
+def _mean_so_far(state: _Mean) -> Array:
+    return _sums.total(state.values) / _sums.total(state.weight)
+
+
+@jax.jit
+def _merge_counts(a: _Confusion, b: _Confusion) -> _Confusion:
+    return _Confusion(a.counts + b.counts, a.valid & b.valid)
+
+
+@jax.jit
+def _merge_bins(a: _Calibration, b: _Calibration) -> _Calibration:
+    return _Calibration(_sums.merge(a.sums, b.sums), a.valid & b.valid)
+
+
+@jax.jit
+def _merge_errors(a: _Errors, b: _Errors) -> _Errors:
+    return _Errors(
+        _sums.merge_moments(a.targets, b.targets),
+        _sums.merge_moments(a.errors, b.errors),
+        _sums.merge(a.absolute, b.absolute),
+    )
+
+
+@jax.jit
+def _error_sums(y_hat: Array, y: Array, rows: _Rows) -> _Errors:
+    dtype = max(y_hat.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
+    weight = _weight(rows, y.shape)
+    y_hat, y = (jnp.where(weight != 0, part.astype(dtype), 0) for part in (y_hat, y))
+    weight, error = weight.astype(dtype), y_hat - y
+    return _Errors(
+        _sums.moments(y, weight),
+        _sums.moments(error, weight),
+        _sums.of((weight * jnp.abs(error)).sum()),
+    )
+
+
+@jax.jit
+def _regression(state: _Errors) -> RegressionScores:
+    weight = _sums.total(state.errors.weight)
+    spread = _sums.total(state.targets.squares)
+    about_mean = _sums.total(state.errors.squares)
+    squares = about_mean + weight * jnp.square(state.errors.mean)
+    mse = squares / weight
+    return RegressionScores(
+        mae=_sums.total(state.absolute) / weight,
+        mse=mse,
+        rmse=jnp.sqrt(mse),
+        r2=1 - squares / spread,
+        explained_variance=1 - about_mean / spread,
+    )

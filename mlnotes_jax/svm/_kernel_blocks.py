@@ -4,6 +4,7 @@ Everything here runs in at least float32; callers round the result. It is compil
 outside of a program no more than a few arrays of n x m are alive.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def squared_norms(x: Float[Array, "n d"]) -> Float[Array, " n"]:
     return jnp.sum(jnp.square(wide(x)), axis=1)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="shift")
 def squared_distances(
     x: Float[Array, "n d"], z: Float[Array, "m d"], *, shift: bool = True
 ) -> Float[Array, "n m"]:
@@ -76,7 +77,7 @@ def own_squared_distances(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
     return jnp.where(jnp.eye(len(x), dtype=bool), 0, squares)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="shift")
 def distances(
     x: Float[Array, "n d"], z: Float[Array, "m d"], *, shift: bool = True
 ) -> Float[Array, "n m"]:

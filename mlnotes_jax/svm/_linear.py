@@ -254,15 +254,16 @@ def rows(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array]:
 
 def class_codes(y: ArrayLike, num_classes: int | None, weight: Array) -> tuple[Array, int]:
     """Labels and how many classes they have, checked."""
-    codes = _checks.integer("y", y, ndim=1)
+    given, codes = y, _checks.integer("y", y, ndim=1)
     if num_classes is None:
-        if not _checks.is_concrete(codes):
+        # Inside of `jit` the array made of a NumPy array is traced; the NumPy array is not.
+        if not _checks.is_concrete(given):
             raise ValueError("num_classes must be given where y is traced, got None")
-        num_classes = int(np.max(np.asarray(codes), initial=0)) + 1
+        num_classes = int(np.max(np.asarray(given), initial=0)) + 1
         if num_classes < 2:
             raise ValueError("y must have two classes or more, got one only")
     _checks.positive_int("num_classes", num_classes, least=2)
-    _checks.class_labels("y", codes, num_classes)
+    _checks.class_labels("y", given, num_classes)
     if _checks.is_concrete((codes, weight)) and codes.shape == weight.shape:
         sizes = np.bincount(np.asarray(codes), np.asarray(weight), num_classes)
         missing = np.flatnonzero(sizes <= 0)
@@ -325,6 +326,8 @@ def _classify(
             fit_intercept=fit_intercept,
         )
 
+    if signs.shape[0] == 1:  # a smaller program than a batch of one
+        return jax.tree.map(lambda leaf: leaf[None], one(signs[0]))
     return jax.vmap(one)(signs)
 
 
@@ -356,8 +359,8 @@ def _regress(
 
 
 # Losses. Slopes g are with respect to the score t. Classification: g = -y a, a >= 0. Regression:
-# with the residual r = t - y and g of the sign of r. Each excess is ℓ(t) + ℓ*(g) - g t, in a form in
-# which every term is positive: what is subtracted cancels on paper, not in the computer.
+# g has the sign of the residual r = t - y. Each excess is ℓ(t) + ℓ*(g) - g t, in a form in which
+# every term is positive: what is subtracted cancels on paper, not in the computer.
 
 
 def _squared_hinge(signs: Array) -> _linear_newton.Loss:

@@ -31,11 +31,11 @@ SOLVED, PRIMAL_INFEASIBLE, DUAL_INFEASIBLE, ITERATION_LIMIT, STALLED = range(5)
 _RUNNING = -1
 
 _EQUILIBRATIONS = 8
-_REFINEMENTS = 2  # of each direction
+_REFINEMENTS = 3  # of each direction
 _TANGENT_REFINEMENTS = 20  # at most, of a derivative
 _REGULAR = 0.75  # power of the dtype's spacing
 _SUSPICION = 1e-3  # error of a proof from which on the objective is set aside
-_KEEP_INSIDE = 0.99  # share of the way to the boundary
+_KEEP_INSIDE = 0.98  # share of the way to the boundary
 _SHORTEST_STEP = 1e-6
 
 
@@ -204,7 +204,8 @@ def examine(program: Program, point: Point, ray: Array) -> tuple[Measures, Array
     """Measure a point, its multipliers as a proof of infeasibility, and a direction as another.
 
     Each residual is divided by the sum of the absolute values of the terms that it is made of, and
-    a unit: of a row, its largest coefficient; of the objective, its largest.
+    a unit: of a row, its largest coefficient; of the gradient, the largest entry of q; of the
+    objective, the same, or what it falls along the way to where P bends it back.
     """
     absolute = _absolute(program)
     x, w = point
@@ -216,8 +217,10 @@ def examine(program: Program, point: Point, ray: Array) -> tuple[Measures, Array
     products_size = jnp.abs(jax.vmap(functools.partial(rows, absolute), 1, 1)(size))
     pull = columns(program, w)
     pull_size = columns(absolute, w_size, sign=1)
-    unit = jnp.maximum(absolute.q.max(), absolute.P.max())
-    unit = jnp.where(unit > 0, unit, 1)
+    slope, bend = absolute.q.max(), absolute.P.max()
+    slope = jnp.where(slope > 0, slope, jnp.where(bend > 0, bend, 1))
+    # The objective bends back within x = slope / bend, where that is less than 1.
+    unit = slope * jnp.minimum(1, slope / jnp.where(bend > 0, bend, slope))
 
     equal = _is_equal(program)
     left = products[:, 0] - program.right
@@ -231,7 +234,7 @@ def examine(program: Program, point: Point, ray: Array) -> tuple[Measures, Array
     measures = Measures(
         gap=gap,
         primal=_largest_ratio(broken, largest + products_size[:, 0] + absolute.right),
-        dual=_largest_ratio(jnp.abs(gradient), unit + curved_size[:, 0] + absolute.q + pull_size),
+        dual=_largest_ratio(jnp.abs(gradient), slope + curved_size[:, 0] + absolute.q + pull_size),
         relative_gap=jnp.abs(gap) / (unit + jnp.abs(quadratic) + absolute.q @ size[:, 0]),
     )
 
@@ -568,21 +571,22 @@ def _implicit(primals: tuple, tangents: tuple) -> tuple[Point, Point]:
 
     _, change = jax.jvp(conditions, data(program), data(tangents[0]))
 
-    def matrix(change: Point) -> Point:
-        x, w = change
-        return Point(
-            program.P @ x + columns(program, jnp.where(active, w, 0)),
-            jnp.where(active, rows(program, x), -w),
-        )
+    n = program.q.size
 
-    def invert(_: object, right: Point) -> Point:
-        return _solve_active(program, active, right)
+    def matrix(change: Array) -> Array:
+        x, w = change[:n], change[n:]
+        top = program.P @ x + columns(program, jnp.where(active, w, 0))
+        return jnp.concatenate([top, jnp.where(active, rows(program, x), -w)])
 
-    right = Point(-change.x, -change.w)
+    def invert(_: object, right: Array) -> Array:
+        return jnp.concatenate(_solve_active(program, active, Point(right[:n], right[n:])))
+
+    # One vector: a part of it that does not depend on the data could not be transposed.
+    right = -jnp.concatenate(change)
     answer = lax.custom_linear_solve(matrix, right, invert, symmetric=True)
     # A product, not a `where`: NaN must reach the data in reverse mode too.
     valid = jnp.where(solved, 1, jnp.nan).astype(program.q.dtype)
-    return point, Point(valid * answer.x, valid * answer.w)
+    return point, Point(valid * answer[:n], valid * answer[n:])
 
 
 def _solve_active(program: Program, active: Array, right: Point) -> Point:

@@ -141,10 +141,13 @@ class QPMultipliers(NamedTuple):
 
 
 class QPResiduals(NamedTuple):
-    """Relative residuals of a point, computed from the data; each is compared with `tol`.
+    r"""Relative residuals of a point, computed from the data; each is compared with `tol`.
 
     Each number is an absolute residual over the sum of the absolute values of the terms that it is
-    made of, and a unit: for a constraint its largest coefficient, for the objective its largest.
+    made of, and a unit. The unit is a constraint's largest coefficient; for the gradient, the largest
+    entry $\hat q$ of $|q|$ (of $|P|$, where $q = 0$); for the gap, $\hat q \min(1, \hat q / \hat p)$ with
+    the largest entry $\hat p$ of $|P|$. So the units in which a row or the objective is given do not
+    matter.
 
     Attributes:
         primal: The constraint that is broken most, shape `()`.

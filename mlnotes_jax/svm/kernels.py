@@ -860,6 +860,8 @@ class _Sum(Kernel):
         return jnp.add(*_alike(gram(self.left, x), gram(self.right, x)))
 
     def near_gram(self, x, z):
+        if self.moves:  # then the rows were not moved, and each part must see to its own digits
+            return self.gram(x, z)
         return jnp.add(*_alike(near_gram(self.left, x, z), near_gram(self.right, x, z)))
 
     @property
@@ -885,6 +887,8 @@ class _Product(Kernel):
         return jnp.multiply(*_alike(gram(self.left, x), gram(self.right, x)))
 
     def near_gram(self, x, z):
+        if self.moves:
+            return self.gram(x, z)
         return jnp.multiply(*_alike(near_gram(self.left, x, z), near_gram(self.right, x, z)))
 
     @property
@@ -923,7 +927,7 @@ class _Scaled(Kernel):
         return self._times(diagonal(self.kernel, x))
 
 
-# --- For solvers: what `gram` does once for each block, done once for all --------------------------
+# --- For solvers: what `gram` does once for each block, done once for all ---------------------
 
 
 def near_origin(k: Callable[..., Any], x: Array) -> Array:

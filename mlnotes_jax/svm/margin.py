@@ -457,8 +457,7 @@ def margin_above(
     x, y, counted = _data(x, y, sample_weight, both=False)
     w, b, x = _plane(w, b, x)
     with jax.default_matmul_precision("highest"):
-        found = _separate.lower(w, b, x, y == 1, counted)
-    return jnp.where(_valid(x, y, counted, both=False), found, jnp.nan)
+        return _above(w, b, x, y, counted)
 
 
 def margin_below(
@@ -490,8 +489,7 @@ def margin_below(
     """
     x, y, weights = _weighted(weights, x, y)
     with jax.default_matmul_precision("highest"):
-        found = _separate.upper(weights, x, y == 1)
-    return jnp.where(_valid(x, y, weights > 0, both=True), found, jnp.inf)
+        return _below(weights, x, y)
 
 
 def hulls_meet(
@@ -530,17 +528,30 @@ def hulls_meet(
     (2010), section 10.
     """
     x, y, weights = _weighted(weights, x, y)
-    return _valid(x, y, weights > 0, both=True) & _meet(weights, x, y == 1)
+    with jax.default_matmul_precision("highest"):
+        return _meet(weights, x, y)
 
 
 # --- Helpers --------------------------------------------------------------------------------------
 
 
-def _meet(weights: Array, x: Array, positive: Array) -> Array:
-    with jax.default_matmul_precision("highest"):
-        return _separate.meet_inside(weights, x, positive) | _separate.cancels_exactly(
-            weights, x, positive
-        )
+@jax.jit
+def _above(w: Array, b: Array, x: Array, y: Array, counted: Array) -> Array:
+    found = _separate.lower(w, b, x, y == 1, counted)
+    return jnp.where(_valid(x, y, counted, both=False), found, jnp.nan)
+
+
+@jax.jit
+def _below(weights: Array, x: Array, y: Array) -> Array:
+    found = _separate.upper(weights, x, y == 1)
+    return jnp.where(_valid(x, y, weights > 0, both=True), found, jnp.inf)
+
+
+@jax.jit
+def _meet(weights: Array, x: Array, y: Array) -> Array:
+    inside = _separate.meet_inside(weights, x, y == 1)
+    exactly = _separate.cancels_exactly(weights, x, y == 1)
+    return _valid(x, y, weights > 0, both=True) & (inside | exactly)
 
 
 # One after another under vmap: each problem has its own number of steps.
@@ -564,8 +575,9 @@ def _separated(x: Array, y: Array, counted: Array, max_iter: Array) -> Separatio
         bound = _separate.upper(found.weights, x, positive)
         shares = found.weights[None, :] * jnp.stack([~positive, positive]).astype(x.dtype)
         nearest = shares @ centred + middle[None, :]
+        meet = _meet(found.weights, x, y)
     separable = valid & (margin > 0) & jnp.isfinite(margin)
-    inseparable = valid & ~separable & _meet(found.weights, x, positive)
+    inseparable = valid & ~separable & meet
     status = jnp.where(separable, SEPARABLE, jnp.where(inseparable, INSEPARABLE, UNDECIDED))
     nan = float("nan")
     return Separation(
@@ -605,7 +617,7 @@ def _data(
         _checks.not_negative("sample_weight", weight)
         counted = weight > 0
     _check_classes(y, counted, both=both)
-    return _widest(x)[0], jnp.where(counted, y, 0), counted
+    return _widest(x)[0], jnp.where(counted, y, 0).astype(jnp.int32), counted
 
 
 def _check_classes(y: Array, counted: Array, *, both: bool, name: str = "sample_weight") -> None:
@@ -641,7 +653,8 @@ def _plane(
         raise ValueError(f"x must have {w.shape[0]} features on its last axis, got shape {x.shape}")
     if nonzero and _checks.is_concrete(w) and not np.asarray(w).any():
         raise ValueError("w must not be 0: there is then no hyperplane")
-    return _widest(w, b, x)
+    w, b, x = _widest(w, b, x)
+    return w, b, x
 
 
 def _scores(w: Array, b: Array, x: Array) -> Array:

@@ -92,7 +92,9 @@ def test_covariances_of_each_kind(x64):
         np.testing.assert_allclose(root @ root.swapaxes(-1, -2), expected, rtol=1e-12, atol=1e-13)
         shrunk = gaussian.fit(x, y, covariance=kind, shrinkage=0.3).covariance
         size = np.trace(expected, axis1=-2, axis2=-1)[..., None, None] / 3
-        np.testing.assert_allclose(shrunk, 0.7 * expected + 0.3 * size * np.eye(3), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            shrunk, 0.7 * expected + 0.3 * size * np.eye(3), rtol=1e-12, atol=1e-14
+        )
     own = gaussian.fit(x, y, covariance="own", unbiased=True)
     np.testing.assert_allclose(own.covariance[1], np.cov(x[y == 1].T), rtol=1e-12, atol=1e-14)
     naive = gaussian.fit(x, y, covariance="naive", var_smoothing=0.0)
@@ -190,7 +192,9 @@ def test_raw_units_and_float32():
 def test_no_other_gaussian_is_likelier(kind, x64):
     x, y = draw(dtype=np.float64)
     weight = np.random.default_rng(1).uniform(0.2, 2, len(y))
-    model = gaussian.fit(x, y, covariance=kind, sample_weight=weight, var_smoothing=None if kind != "naive" else 0.0)
+    model = gaussian.fit(
+        x, y, covariance=kind, sample_weight=weight, var_smoothing=None if kind != "naive" else 0.0
+    )
 
     def likelihood(params):
         logits, means, root = params
@@ -257,7 +261,9 @@ def test_an_affine_map_changes_no_posterior(seed, kind):
         ours = gaussian.log_posterior(gaussian.fit(x, y, covariance=kind, num_classes=3), x)
         mapped = gaussian.fit(moved, y, covariance=kind, num_classes=3)
         # Conditions of 1e4 at most
-        np.testing.assert_allclose(gaussian.log_posterior(mapped, moved), ours, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            gaussian.log_posterior(mapped, moved), ours, rtol=1e-6, atol=1e-6
+        )
 
 
 # Rows that do not count, and many fits at once
@@ -290,7 +296,10 @@ def test_folds_in_one_program(kind):
             one = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j], models)
             np.testing.assert_allclose(one.covariance, alone.covariance, rtol=2e-5, atol=1e-5)
             np.testing.assert_allclose(
-                gaussian.log_posterior(one, x), gaussian.log_posterior(alone, x), rtol=1e-3, atol=1e-3
+                gaussian.log_posterior(one, x),
+                gaussian.log_posterior(alone, x),
+                rtol=1e-3,
+                atol=1e-3,
             )
     # Rows that weigh nothing may hold anything, and a second call does not compile.
     junk = jnp.where(folds[0][:, None] > 0, x, jnp.nan), jnp.where(folds[0] > 0, y, 99)
@@ -346,7 +355,9 @@ def test_gradients_against_finite_differences(x64):
 def test_singular_covariances():
     x, y = draw(n=60)
     twin = np.concatenate([x, x[:, :1] + x[:, 1:2]], axis=1)
-    with pytest.raises(ValueError, match="shared covariance is singular: feature 3 .*shrinkage=0.1"):
+    with pytest.raises(
+        ValueError, match="shared covariance is singular: feature 3 .*shrinkage=0.1"
+    ):
         gaussian.fit(twin, y)
     few = np.concatenate([x[:4], x[y == 1][:9]]), np.array([0] * 4 + [1] * 9)
     five = np.concatenate([few[0], few[0][:, :2] ** 2], axis=1)
@@ -360,7 +371,9 @@ def test_singular_covariances():
         gaussian.fit(dead, y, covariance="own")
     # What the messages advise does help.
     for kind in KINDS:
-        assert (gaussian.predict(gaussian.fit(dead, y, covariance=kind, shrinkage=0.1), x) >= 0).all()
+        assert (
+            gaussian.predict(gaussian.fit(dead, y, covariance=kind, shrinkage=0.1), x) >= 0
+        ).all()
     gaussian.fit(five, few[1], covariance="own", shrinkage=0.1)
     # Under a transformation the answer says that there is none.
     model = jax.jit(gaussian.fit, static_argnames=("covariance", "num_classes"))(
@@ -383,7 +396,7 @@ def test_singular_covariances():
         ({"pool": "all"}, ValueError, "pool must be one of"),
         ({"shrinkage": 1.5}, ValueError, "shrinkage must be in [0, 1], got 1.5"),
         ({"shrinkage": [0.1]}, ValueError, "shrinkage must be 0-D"),
-        ({"var_smoothing": 0.1}, ValueError, "var_smoothing is for covariance=\"naive\""),
+        ({"var_smoothing": 0.1}, ValueError, 'var_smoothing is for covariance="naive"'),
         ({"priors": [0.5, 0.5]}, ValueError, "priors must have shape (3,)"),
         ({"priors": [0.5, 0.4, 0.4]}, ValueError, "the sum of priors must be in"),
         ({"priors": [1.5, -0.5, 0.0]}, ValueError, "priors must not be negative"),
@@ -394,7 +407,11 @@ def test_singular_covariances():
         ({"y": np.zeros(60)}, TypeError, "y must be an integer array"),
         ({"x": np.zeros(60)}, ValueError, "x must be 2-D"),
         ({"x": np.zeros((0, 3)), "y": np.zeros(0, int)}, ValueError, "x must not be empty"),
-        ({"x": np.full((60, 3), np.inf)}, ValueError, "x must be finite, got inf in row 0, column 0"),
+        (
+            {"x": np.full((60, 3), np.inf)},
+            ValueError,
+            "x must be finite, got inf in row 0, column 0",
+        ),
     ],
 )
 def test_bad_input(options, error, message):

@@ -167,10 +167,10 @@ def test_losses_by_brute_force(seed, ties, weighted):
     thresholds = np.concatenate([rng.normal(size=5), feature[:5], [-np.inf, np.inf]])
     thresholds = thresholds.astype(np.float32)
     weight = rng.integers(0, 3, 30).astype(np.float32) if weighted else None
-    losses = bounds.threshold_losses(feature, y, thresholds, sample_weight=weight)
+    found = fit_threshold(feature, y, thresholds, sample_weight=weight)
+    losses = found.losses
     expected = brute_force(feature, y, thresholds, np.ones(30) if weight is None else weight)
     np.testing.assert_allclose(losses, expected, atol=1e-6)
-    found = bounds.fit_threshold(feature, y, thresholds, sample_weight=weight)
     assert float(found.loss) == float(losses.min())
     assert float(found.threshold) == thresholds[np.asarray(losses) == losses.min()].min()
 
@@ -184,14 +184,14 @@ def test_losses_are_those_of_the_roc_curve():
     )
     share = y.mean()
     expected = (1 - share) * false_positive + share * (1 - true_positive)
-    losses = bounds.threshold_losses(feature, y, thresholds)
+    losses = threshold_losses(feature, y, thresholds)
     np.testing.assert_allclose(losses, expected, atol=1e-6)
 
 
 def test_prediction_has_the_loss_it_was_given():
     rng = np.random.default_rng(2)
     feature, y = rng.integers(0, 20, 50), rng.integers(0, 2, 50)
-    found = bounds.fit_threshold(feature, y, np.arange(21))
+    found = fit_threshold(feature, y, np.arange(21))
     wrong = np.asarray(bounds.predict_threshold(found, feature)) != y
     np.testing.assert_allclose(found.loss, wrong.mean(), rtol=1e-6)
 
@@ -199,6 +199,10 @@ def test_prediction_has_the_loss_it_was_given():
 # --- Many training sets
 
 N_ALL = 300
+
+
+fit_threshold = jax.jit(bounds.fit_threshold)
+threshold_losses = jax.jit(bounds.threshold_losses)
 
 
 @pytest.fixture(scope="module")
@@ -282,15 +286,16 @@ def test_fit_under_transformations(large_set):
     )
     weights = jax.random.randint(jax.random.key(5), (3, N_ALL), 0, 3).astype(jnp.float32)
 
+    @jax.jit
     def weighted(weight):
         return bounds.fit_threshold(feature, y, thresholds, sample_weight=weight)
 
-    batched = jax.vmap(weighted)(weights)
+    batched = jax.jit(jax.vmap(weighted))(weights)
     one_by_one = [weighted(weight) for weight in weights]
     chex.assert_trees_all_close(
         batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one), rtol=1e-6
     )
-    fit(feature + 1, y, thresholds)
+    fit(feature + 1, y, thresholds)  # no second trace
 
 
 # --- Bad input
@@ -369,9 +374,12 @@ def test_demo_trade_off_of_the_number_of_hypotheses(result):
     lowest, train, everywhere, deviation = result.count_losses.T
     assert (np.diff(lowest) < 0.02).all()  # more thresholds: as good or better
     assert lowest[-1] < 0.8 * lowest[0]
-    assert (train <= lowest + 1e-6).all()  # on average too low
+    assert (train <= lowest + 0.01).all()  # on average too low; 0.01 is three standard errors
+    assert train[-1] < lowest[-1] - 0.02
     assert (everywhere >= lowest - 1e-6).all()
     assert deviation[-1] > deviation[0]
+    # A U: neither the fewest nor the most hypotheses end up best.
+    assert 0 < int(np.argmin(everywhere)) < len(everywhere) - 1
 
 
 def test_demo_the_luckiest_of_many(result):

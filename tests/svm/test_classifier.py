@@ -117,7 +117,7 @@ def test_two_points_by_hand(C, x64):
     scores = classifier.decision_function(model, [[3.0], [-2.0]])
     np.testing.assert_allclose(scores, [6 * a, -4 * a], rtol=1e-12)
     assert classifier.predict(model, [[3.0], [-2.0]]).tolist() == [1, 0]
-    proof = classifier.certificate(model, [[-1.0], [1.0]], [0, 1], C=C)
+    proof = classifier.certificate(model, [[-1.0], [1.0]], [0, 1])
     primal = 2 * a * a + 2 * C * max(0, 1 - 2 * a)
     np.testing.assert_allclose(np.ravel(proof.primal), primal, rtol=1e-12)
     np.testing.assert_allclose(np.ravel(proof.dual), 2 * a - 2 * a * a, rtol=1e-12)
@@ -278,7 +278,7 @@ def test_certificate_is_recomputed_from_the_data(x64):
     sign = 2.0 * y - 1
     for C, tol in [(0.5, 0.2), (10.0, 1e-3)]:
         model = classifier.fit(x, y, kernel=kernels.gaussian(0.1), C=C, tol=tol, num_classes=2)
-        proof = jax.tree.map(np.ravel, classifier.certificate(model, x, y, C=C))
+        proof = jax.tree.map(np.ravel, classifier.certificate(model, x, y))
         beta, b = np.asarray(model.dual_coef[0]), float(model.intercept[0])
         primal = beta @ gram @ beta / 2 + C * np.maximum(0, 1 - sign * (gram @ beta + b)).sum()
         dual = dual_objective(gram, y, beta)
@@ -293,7 +293,7 @@ def test_certificate_is_recomputed_from_the_data(x64):
         assert proof.num_free == ((magnitude > 0) & (magnitude < C)).sum()
         assert proof.num_bound == (magnitude == C).sum()
         # It looks at the data it is given: with other labels the machine is not optimal.
-        other = jax.tree.map(np.ravel, classifier.certificate(model, x, np.roll(y, 1), C=C))
+        other = jax.tree.map(np.ravel, classifier.certificate(model, x, np.roll(y, 1)))
         assert not other.gap < proof.gap
 
 
@@ -560,7 +560,7 @@ def test_what_is_claimed_is_true(x, labels, weight, C):
     assert abs(beta.sum()) <= rounding
     assert model.converged[0]
     assert true_violation(gram, y, costs, beta) <= 1e-3
-    proof = classifier.certificate(model, x, y, C=C, sample_weight=weight)
+    proof = classifier.certificate(model, x, y)
     gap = float(np.ravel(proof.gap)[0])
     assert -10 * rounding <= gap <= (1e-3 + rounding) * costs.sum() + 10 * rounding
 

@@ -362,7 +362,6 @@ def test_jit_equals_eager_and_does_not_recompile(x64):
 
 def test_derivatives_in_all_the_data(x64):
     qp = draw(4)
-    assert duality.solve_qp(*qp).solved
     rng = np.random.default_rng(0)
     mix = [jnp.asarray(rng.normal(size=size)) for size in (N, P, M, N, N)]
     finite = np.isfinite(qp.lower), np.isfinite(qp.upper)
@@ -371,29 +370,43 @@ def test_derivatives_in_all_the_data(x64):
     def output(root, q, A, b, G, h, lower, upper):
         lower = jnp.where(finite[0], lower, -jnp.inf)
         upper = jnp.where(finite[1], upper, jnp.inf)
-        P = root.T @ root
-        # the tightest tolerance that is reached, for the sake of the differences
-        solution = duality.solve_qp(P, q, A, b, G, h, lower, upper, tol=1e-11)
+        # a tolerance well below the steps of the differences
+        solution = duality.solve_qp(root.T @ root, q, A, b, G, h, lower, upper, tol=1e-12)
         parts = (solution.x, *solution.duals)
         return sum(a @ b for a, b in zip(mix, parts, strict=True)) + solution.objective
 
-    # How often constraints act: all kinds, or the test would not test much.
-    duals = duality.solve_qp(*qp).duals
-    assert (np.asarray(duals.inequality) > 1e-3).any()
-    assert (np.concatenate([duals.lower, duals.upper]) > 1e-3).any()
+    # Some rows and bounds act and others do not, or the test would not test much.
+    acts = np.concatenate(duality.solve_qp(*qp).duals[1:]) > 1e-3
+    assert acts[:M].any()
+    assert acts[M:].any()
+    assert not acts.all()
     root = np.linalg.cholesky(qp.P).T
-    args = tuple(
-        jnp.asarray(np.where(np.isfinite(part), part, 0.0)) for part in (root, *qp[1:])
+    args = [jnp.asarray(np.where(np.isfinite(part), part, 0.0)) for part in (root, *qp[1:])]
+    gradients = jax.jit(jax.grad(output, argnums=range(8)))
+    forward = jax.jit(lambda args, change: jax.jvp(output, args, change)[1])
+    reverse = gradients(*args)
+    for i in range(8):
+        change = [jnp.zeros_like(arg) for arg in args]
+        change[i] = jnp.asarray(rng.normal(size=args[i].shape))
+        there, back = (
+            output(*(arg + step * c for arg, c in zip(args, change, strict=True)))
+            for step in (1e-5, -1e-5)
+        )
+        # Central differences: 1e-10 of truncation, and 1e-12 / 1e-5 of the solver
+        expected = (there - back) / 2e-5
+        np.testing.assert_allclose(forward(tuple(args), tuple(change)), expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose((reverse[i] * change[i]).sum(), expected, rtol=1e-6, atol=1e-6)
+    # Twice: forward over reverse against differences of the gradient.
+    change = [jnp.asarray(rng.normal(size=arg.shape)) for arg in args]
+    second = jax.jit(lambda args, change: jax.jvp(gradients, args, change)[1])(
+        tuple(args), tuple(change)
     )
-    chex.assert_numerical_grads(output, args, order=1, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
-    # Twice: the Hessian against differences of the gradient.
-    gradient = jax.jit(jax.grad(output, argnums=1))
-    hessian = jax.jit(jax.jacfwd(jax.grad(output, argnums=1), argnums=5))(*args)
-    for j in range(M):
-        change = 1e-5 * jnp.eye(M)[j]
-        there = gradient(*args[:5], args[5] + change, *args[6:])
-        back = gradient(*args[:5], args[5] - change, *args[6:])
-        np.testing.assert_allclose(hessian[:, j], (there - back) / 2e-5, atol=1e-4, rtol=1e-4)
+    there, back = (
+        gradients(*(arg + step * c for arg, c in zip(args, change, strict=True)))
+        for step in (1e-5, -1e-5)
+    )
+    for ours, up, down in zip(second, there, back, strict=True):
+        np.testing.assert_allclose(ours, (up - down) / 2e-5, rtol=1e-4, atol=1e-4)
 
 
 def test_the_minimum_changes_by_the_multipliers(x64):
@@ -503,7 +516,7 @@ def test_kkt_residuals_of_a_quadratic_program(x64):
     assert residuals.largest < 1e-6
     assert residuals.complementarity.shape == (finite.sum(),)
     # and at batch of wrong points: vmap equals a loop
-    points = solution.x + jnp.arange(3.0)[:, None] * jnp.ones((1, N))
+    points = solution.x[None] + jnp.arange(3.0)[:, None] * jnp.ones((1, N))
     batch = jax.vmap(lambda x: duality.kkt_residuals(problem, x, dual).largest)(points)
     loop = [duality.kkt_residuals(problem, x, dual).largest for x in points]
     np.testing.assert_allclose(batch, np.stack(loop), rtol=1e-12)
@@ -588,10 +601,11 @@ def test_dual_bound_is_a_bound_from_anywhere(seed):
         point, duals = 3 * rng.normal(size=N), random_duals(rng)
         bound = float(duality.dual_bound(qp, point, duals))
         best = float(duality.dual_bound(qp, solution.x, solution.duals))
+        minimum = float(solution.objective)
     assert np.isfinite(bound)
-    assert bound <= solution.objective + 1e-9
-    np.testing.assert_allclose(best, solution.objective, atol=1e-6)
-    assert best <= solution.objective + 1e-9
+    # The objective is above the minimum, up to residuals of 1e-8.
+    assert bound <= minimum + 1e-7
+    assert minimum - 1e-6 <= best <= minimum + 1e-7
 
 
 def test_dual_bound_without_a_wall_to_lean_on():

@@ -262,7 +262,9 @@ def test_slopes_and_excess(loss, x64):
 def test_totals_are_accurate():
     values = np.random.default_rng(0).uniform(0, 1, 100_003).astype(np.float32)
     # Adding one by one would err by about 1e-5
-    np.testing.assert_allclose(newton.total(jnp.asarray(values)), values.sum(dtype=float), rtol=4e-7)
+    np.testing.assert_allclose(
+        newton.total(jnp.asarray(values)), values.sum(dtype=float), rtol=4e-7
+    )
 
 
 # Properties and transformations
@@ -288,8 +290,8 @@ def test_the_optimum_beats_its_neighbours(seed, C, loss):
 def test_vmap_over_prices_weights_and_labels_equals_a_loop(loss, x64):
     x, y, weight = draw()
     prices = jnp.array([0.01, 1.0, 30.0])
-    weights = jnp.stack([weight, weight[::-1], np.arange(120) % 3 != 0])
-    codes = jnp.stack([y, y[::-1], 1 - y])
+    weights = np.stack([weight, weight[::-1], np.arange(120) % 3 != 0])
+    codes = np.stack([y, y[::-1], 1 - y])
 
     def run(C, weight, y):
         return _linear.fit_linear(

@@ -274,30 +274,27 @@ def classes(name, first, second, standardize=False):
 
 
 @pytest.mark.parametrize(
-    ("name", "pair", "standardize", "behind"),
-    [
-        ("iris", (0, 1), False, 1e-6),
-        ("wine", (0, 1), True, 1e-6),
-        # duals of half a million, and a tolerance for their gradient of 1e-8: one in a hundred
-        ("breast_cancer", (0, 1), True, 0.02),
-    ],
+    ("name", "standardize"), [("iris", False), ("wine", True), ("breast_cancer", True)]
 )
-def test_the_street_of_libsvm(name, pair, standardize, behind, x64):
-    x, y = classes(name, *pair, standardize)
+def test_the_widest_street_on_real_data(name, standardize, x64):
+    x, y = classes(name, 0, 1, standardize)
     found = separate(x, y)
     assert found.status == margin.SEPARABLE
     assert found.converged
     # what is left is rounding: 70 spacings of data of size 1 to 10
     assert 0 <= found.gap < 1e-12
-    peer = SVC(kernel="linear", C=1e10, tol=1e-8).fit(x, y)
-    assert peer.score(x, y) == 1
-    theirs = margin.margin_above(peer.coef_[0], peer.intercept_[0], x, y)
-    assert found.margin * (1 - behind) <= theirs <= found.bound
-    length = np.linalg.norm(found.w)
-    np.testing.assert_allclose(
-        found.w / length, peer.coef_[0] / np.linalg.norm(peer.coef_), atol=behind**0.5
-    )
+    # both ends in rational numbers
+    check_margin(found.margin, found.w, found.b, x, y)
+    held = found.weights > 0
+    check_bound(found.bound, found.weights[held], x[held], y[held])
     assert linear_program(x, y) > 0
+    length = np.linalg.norm(found.w)
+    if name != "breast_cancer":  # libsvm takes seconds for it, and stays 4% behind
+        peer = SVC(kernel="linear", C=1e10, tol=1e-8).fit(x, y)
+        np.testing.assert_allclose(peer.coef_[0], found.w, atol=1e-5 * length)
+        np.testing.assert_allclose(peer.intercept_[0], found.b, rtol=1e-4)
+        theirs = margin.margin_above(peer.coef_[0], peer.intercept_[0], x, y)
+        assert found.margin * (1 - 1e-5) <= theirs <= found.bound
     # KKT: stationarity, and duals only on the border of the street
     alpha, s = np.asarray(found.dual), 2 * y - 1
     np.testing.assert_allclose((alpha * s) @ x, found.w, atol=1e-9 * length)
@@ -428,7 +425,7 @@ def test_units_and_origin():
         scaled = separate(x * np.float32(unit), y)
         assert scaled.status == margin.SEPARABLE
         np.testing.assert_allclose(scaled.margin / unit, plain.margin, rtol=1e-6)
-        np.testing.assert_allclose(scaled.w * unit, plain.w, rtol=1e-5)
+        np.testing.assert_allclose(scaled.w * unit, plain.w, rtol=1e-4)
     moved = separate(x + np.float32(64.0), y)
     np.testing.assert_allclose(moved.w, plain.w, rtol=1e-4)  # what x lost: 4e-6 of about 1
     # So far away that b in float32 cannot be told: no claim, though the bound stays true.

@@ -336,7 +336,13 @@ _LOOKS = {
 def _draw_borders(axes, result: Result) -> None:
     for k, (name, color, marker) in enumerate(_CLASSES):
         axes.plot(
-            *result.x[result.y == k].T, marker, color=color, ms=3, alpha=0.45, label=name, mfc="none"
+            *result.x[result.y == k].T,
+            marker,
+            color=color,
+            ms=3,
+            alpha=0.45,
+            label=name,
+            mfc="none",
         )
         axes.plot(*_ellipse(result.models["own"], k), "-", color=color, lw=1)
     for kind in KINDS:

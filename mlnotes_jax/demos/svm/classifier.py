@@ -191,7 +191,7 @@ def run(
     """
     if quick:
         grid_size, num_folds, resolution = min(grid_size, 3), min(num_folds, 3), min(resolution, 51)
-    split_key, grid_key, fold_key, several_key = jax.random.split(key, 4)
+    split_key, fold_key, several_key = jax.random.split(key, 3)
     data = problem(split_key)
     n = len(data.y_train)
 
@@ -211,9 +211,7 @@ def run(
     fit = functools.partial(
         classifier.fit, kernel=kernels.gaussian(GAMMA_SWEEP[0]), C=1.0, num_classes=2
     )
-    calibrated = classifier.calibrate(
-        fold_key, points, data.y_train, fit=fit, num_folds=num_folds
-    )
+    calibrated = classifier.calibrate(fold_key, points, data.y_train, fit=fit, num_folds=num_folds)
     p_test = np.asarray(classifier.predict_proba(calibrated, judged))[:, 1]
     z = calibrated.scores * calibrated.sigmoid.slope + calibrated.sigmoid.offset
     p_folds = np.asarray(jax.nn.sigmoid(z))[:, 0]
@@ -224,14 +222,17 @@ def run(
     x, x_test = (points, judged) if quick else (data.x_train, data.x_test)
     grid_C = np.logspace(-1, 3, grid_size).astype(np.float32)
     grid_gamma = np.logspace(-4, 0, grid_size).astype(np.float32)
-    score = _search(grid_key, x, data.y_train, grid_C, grid_gamma, num_folds)
+    # Rows of the two parts are in random order: folds may be dealt out in turn.
+    score = np.asarray(
+        classifier.grid(x, data.y_train, C=grid_C, gamma=grid_gamma, folds=num_folds).scores
+    ).mean(axis=-1)
     # The first of equals: the smallest C, then the smallest gamma.
     best = np.unravel_index(score.argmax(), score.shape)
     best_C, best_gamma = float(grid_C[best[0]]), float(grid_gamma[best[1]])
     model = classifier.fit(
         x, data.y_train, kernel=kernels.gaussian(best_gamma), C=best_C, num_classes=2
     )
-    proof = classifier.certificate(model, x, data.y_train, C=best_C)
+    proof = classifier.certificate(model, x, data.y_train)
     predicted = classifier.predict(model, x_test)
 
     several_data = problem(several_key, name="wine" if quick else "digits")
@@ -270,7 +271,7 @@ def _draw(
 ) -> tuple[Array, ...]:
     """One machine on two features: the fields of `Sweep`."""
     model = classifier.fit(x, y, kernel=kernels.gaussian(gamma), C=C, num_classes=2)
-    proof = classifier.certificate(model, x, y, C=C)
+    proof = classifier.certificate(model, x, y)
     return _summary(model, proof, x, y, judged, truth, mesh, C, gamma)
 
 
@@ -301,12 +302,6 @@ def _summary(
         model.support,
         classifier.decision_function(model, mesh),
     )
-
-
-def _search(
-    key: Array, x: Array, y: Array, grid_C: np.ndarray, grid_gamma: np.ndarray, num_folds: int
-) -> np.ndarray:
-    raise NotImplementedError
 
 
 def _tell_apart(data: Problem, way: str) -> Several:
@@ -460,7 +455,13 @@ def _scores(figure: "Figure", axes: "Axes", result: Result) -> None:
         result.best_gamma, result.best_C, "*", color="white", markersize=12,
         markeredgecolor="black",
     )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="γ", ylabel="C", title=f"Accuracy, {result.num_features} features")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="γ",
+        ylabel="C",
+        title=f"Accuracy, {result.num_features} features",
+    )
     axes.grid(visible=False)
     axes.set_box_aspect(1)
 

@@ -201,8 +201,8 @@ def _compare(
         )
         miss = jnp.abs(regressor.predict(model, x) - y)
         return (
-            jnp.where(rows, miss, 0).sum() / rows.sum(),
-            (model.dual_coef != 0).sum() / train.sum(),
+            jnp.where(rows, miss, 0).sum() / rows.sum(dtype=y.dtype),
+            model.support.sum(dtype=y.dtype) / train.sum(),
             model.converged,
         )
 
@@ -226,15 +226,15 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
     names = ("inside", "on the edge", "outside")
     size = np.abs(np.asarray(result.dual_coef))
     proof = result.certificate
-    cases = [
-        (i, j) for i in range(len(result.prices)) for j in (int(np.argmin(result.errors[i])),)
-    ]
+    cases = [(i, j) for i in range(len(result.prices)) for j in (int(np.argmin(result.errors[i])),)]
     return {
         f"Who holds the tube (±{result.epsilon:g}, C = {result.price:g})": [
             {
                 "patients": name,
                 "count": int(mask.sum()),
-                "smallest |β|": round(float(size[mask].min(initial=np.inf)), 2) if mask.any() else 0,
+                "smallest |β|": round(float(size[mask].min(initial=np.inf)), 2)
+                if mask.any()
+                else 0,
                 "largest |β|": round(float(size[mask].max(initial=0)), 2),
             }
             for name, mask in zip(names, _places(result), strict=True)
@@ -298,9 +298,7 @@ def plot(result: Result) -> "Figure":
         )
         tube.legend(fontsize="small", loc="upper left")
 
-        filled = errors.contourf(
-            result.epsilons, np.log10(result.prices), result.errors, levels=12
-        )
+        filled = errors.contourf(result.epsilons, np.log10(result.prices), result.errors, levels=12)
         errors.grid(visible=False)
         figure.colorbar(filled, ax=errors, label="mean absolute error", shrink=0.9)
         i, j = np.unravel_index(np.argmin(result.errors), result.errors.shape)
@@ -320,5 +318,3 @@ def plot(result: Result) -> "Figure":
         )
         support.legend(fontsize="small")
     return figure
-
-
