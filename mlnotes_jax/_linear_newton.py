@@ -87,7 +87,8 @@ class Minimum(NamedTuple):
         coef: $w$, shape `(d,)`.
         intercept: $b$, shape `()`; 0 where none was fitted.
         objective: $F(w, b)$, shape `()`.
-        gap: How much the objective may be above its minimum, shape `()`.
+        gap: How much the objective may be above its minimum, shape `()`; infinite for $\lambda =
+            0$.
         gradient_norm: Of $F$ at the end, over that at the start, shape `()`; of the smoothed $F$
             for a loss with a kink.
         slope: $g$ of the bound, shape `(n,)`: $-s_i g_i$ are the dual variables.
@@ -284,7 +285,7 @@ class _Best(NamedTuple):
 class _Bound(NamedTuple):
     objective: Array
     gap: Array
-    kink: Array | None  # the part of the gap that a smaller gradient would not remove
+    kink: Array  # the part of the gap that a smaller gradient would not remove
     gradient: Array
     slope: Array
 
@@ -300,7 +301,7 @@ def _newton(problem: _Problem, tol: Array, max_iter: Array, criterion: str) -> M
     t = jnp.zeros_like(problem.weight)
     slope, curvature = loss.derivatives(t, loss.start)
     first = _bound(problem, coef, t, slope)
-    smallest = None if loss.start is None else 500 * epsilon * loss.start.width
+    smallest = 0.0 if loss.start is None else 500 * epsilon * loss.start.width
     first_norm = jnp.linalg.norm(first.gradient)
 
     def within(bound: _Bound) -> Array:
@@ -324,9 +325,9 @@ def _newton(problem: _Problem, tol: Array, max_iter: Array, criterion: str) -> M
         slope, curvature = loss.derivatives(t, state.proximal)
         bound = _bound(problem, coef, t, slope)
         proximal, free, inner = state.proximal, state.free, state.inner + 1
-        if proximal is not None:
+        if proximal is not None and free is not None:
             # The smoothed problem is solved well enough once the kink holds most of the gap.
-            ready = (bound.gap - bound.kink <= 0.5 * bound.kink) | (inner >= 8)
+            ready = (bound.gap <= 1.5 * bound.kink) | (inner >= 8)
             shrunk = jnp.maximum(_shrink(inner).astype(dtype) * proximal.width, smallest)
             proximal = Proximal(
                 jnp.where(ready, slope, proximal.centre), jnp.where(ready, shrunk, proximal.width)
@@ -409,10 +410,13 @@ def _bound(problem: _Problem, coef: Array, t: Array, slope: Array) -> _Bound:
         balanced = slope * jnp.where(slope > 0, shares[0], shares[1])
     pulls = problem.adjoint(weight[:, None] * jnp.stack([slope, balanced], axis=1))
     residual = penalty * coef + pulls[:, 1]
+    positive = jnp.where(penalty > 0, penalty, 1)
+    gap = total(weight * loss.excess(t, balanced)) + residual @ residual / (2 * positive)
+    gap = jnp.where(penalty > 0, gap, jnp.inf)  # without a penalty there is no bound of this form
     return _Bound(
         objective=objective,
-        gap=total(weight * loss.excess(t, balanced)) + residual @ residual / (2 * penalty),
-        kink=None if loss.start is None else total(weight * loss.excess(t, slope)),
+        gap=gap,
+        kink=jnp.zeros_like(gap) if loss.start is None else total(weight * loss.excess(t, slope)),
         gradient=jnp.append(penalty * coef + pulls[:, 0], by_intercept),
         slope=balanced,
     )

@@ -83,7 +83,7 @@ def _data(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dual_objective(x: np.ndarray, linear: np.ndarray, beta: np.ndarray, gamma: float) -> float:
-    """p'beta - beta'K beta / 2 over the support vectors, in float64."""
+    """The objective, p'beta - beta'K beta / 2 over the support vectors, in float64."""
     used = beta != 0
     z, b = x[used].astype(float), beta[used].astype(float)
     norms = np.square(z).sum(1)

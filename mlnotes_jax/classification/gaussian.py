@@ -458,9 +458,11 @@ def _check_regular(model: Gaussian, counts: np.ndarray) -> None:
     k = int(np.argmax(singular))
     spread = np.atleast_2d(np.asarray(model.covariance, np.float64))
     d = spread.shape[-1]
+    variances = spread if model.kind == "naive" else np.diagonal(spread, axis1=-2, axis2=-1)
+    largest = variances.reshape(-1, d).max(axis=0)
+    ratio = variances.reshape(-1, d)[k] / np.where(largest > 0, largest, 1)
+    j = int(np.argmin(ratio))
     if model.kind == "naive":
-        largest = spread.max(axis=0)
-        j = int(np.argmin(spread[k] / np.where(largest > 0, largest, 1)))
         raise ValueError(
             f"the variance of feature {j} in class {k} is 0: pass a larger var_smoothing, or "
             "shrinkage, or drop the feature"
@@ -469,9 +471,10 @@ def _check_regular(model: Gaussian, counts: np.ndarray) -> None:
     rows = "" if model.kind == "shared" else f" ({counts[k]:g} rows for {d} features)"
     other = ", or covariance='shared' or 'naive'" if model.kind == "own" else ""
     matrix = spread if model.kind == "shared" else spread[k]
-    j = _first_without_pivot(matrix, _least_pivot(model.covariance))
+    if ratio[j] > 1e-9:  # no feature is constant: one follows from others
+        j = _first_without_pivot(matrix, _least_pivot(model.covariance))
     raise ValueError(
-        f"the {whose} is singular{rows}: feature {j} is constant within the class or follows from "
+        f"the {whose} is singular{rows}: feature {j} is constant within a class or follows from "
         f"features before it. Pass shrinkage=0.1 (scale the features first){other}, or drop it"
     )
 

@@ -13,7 +13,7 @@ theorem 2; Shalev-Shwartz and Ben-David, *Understanding Machine Learning* (2014)
 
 import math
 import operator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -508,8 +508,9 @@ def draw_training_sets(
     y: Int[ArrayLike, " n_all"],
     thresholds: Float[ArrayLike, " num_hypotheses"],
     *,
-    n: int,
+    n: Int[ArrayLike, ""],
     num_draws: int = 1000,
+    capacity: int | None = None,
     chunk_size: int | None = None,
 ) -> TrainingDraws:
     r"""Draw many training sets from a large set, and fit a threshold to each.
@@ -527,8 +528,10 @@ def draw_training_sets(
         feature: As in `threshold_losses`.
         y: As in `threshold_losses`.
         thresholds: As in `threshold_losses`.
-        n: Rows of each training set; static.
+        n: Rows of each training set; static, unless `capacity` is given.
         num_draws: How many training sets; static.
+        capacity: The most rows; static. With it `n` may be traced, so that many sizes are one
+            `vmap`: each training set is the first n of so many rows.
         chunk_size: How many at once; static. All, by default.
 
     Returns:
@@ -549,7 +552,12 @@ def draw_training_sets(
         >>> bool((draws.all_loss - draws.best.loss <= 2 * draws.deviation + 1e-6).all())
         True
     """
-    _checks.positive_int("n", n)
+    if capacity is None:
+        _checks.positive_int("n", n)
+        capacity = int(cast(int, n))
+    _checks.positive_int("capacity", capacity)
+    size = _checks.count("n", n)
+    _checks.in_range("n", size, 1, capacity)
     _checks.positive_int("num_draws", num_draws)
     if chunk_size is not None:
         _checks.positive_int("chunk_size", chunk_size)
@@ -562,8 +570,8 @@ def draw_training_sets(
     home = jnp.argmin(losses_all)
 
     def one(key: Array) -> tuple[Array, ...]:
-        rows = jax.random.randint(key, (n,), 0, feature.shape[0])
-        weight = jnp.ones_like(rows, dtype=losses_all.dtype)
+        rows = jax.random.randint(key, (capacity,), 0, feature.shape[0])
+        weight = (jnp.arange(capacity) < size).astype(losses_all.dtype)
         losses = _losses(passed[rows], y[rows], weight, thresholds.shape[0])
         chosen = jnp.argmin(losses)
         off = jnp.abs(losses - losses_all)

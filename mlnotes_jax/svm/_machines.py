@@ -1,4 +1,4 @@
-"""What the machines of this chapter share: kernels as arguments, dtypes of duals, sums over rows."""
+"""What the machines of this chapter share: checked kernels, dtypes of duals, sums over rows."""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
 r"""The interior-point method behind `duality.solve_qp`, and the derivative of its answer.
 
-The program is $\min \tfrac12 x^\top P x + q^\top x$ with $Ax = b$ and $Cx \le c$. All rows are kept in
+The program is $\min \tfrac12 x^\top P x + q^\top x$ with $Ax = b$ and $Cx \le c$. All rows are kept
+in
 one stack: those of $A$, of $G$, and, where there are bounds, $-I$ and $I$ (never formed); so are
 their right sides, and their multipliers $w = (\lambda, \mu)$. A row whose right side is infinite
 stays in its place, so that shapes are fixed, but is switched off: `keep` is False, the row acts as
@@ -11,8 +12,8 @@ The method solves the homogeneous embedding (docs/svm/duality.md derives it)
 $$Px + A^\top\lambda + C^\top\mu + \tau q = 0,\quad Ax = \tau b,\quad Cx + s = \tau c,\quad
 q^\top x + b^\top\lambda + c^\top\mu + x^\top P x / \tau + \kappa = 0$$
 
-with $\mu, s, \tau, \kappa \ge 0$: $\tau > 0$ gives a solution, $\tau = 0$ a certificate. $(\mu, \tau)$
-and $(s, \kappa)$ are two vectors of one length, whose products are to vanish.
+with $\mu, s, \tau, \kappa \ge 0$: $\tau > 0$ gives a solution, $\tau = 0$ a certificate. $(\mu,
+\tau)$ and $(s, \kappa)$ are two vectors of one length, whose products are to vanish.
 
 Reference: Goulart and Chen, "Clarabel: an interior-point solver for conic programs with quadratic
 objectives" (2024); Mehrotra (1992) for the predictor and corrector.
@@ -102,7 +103,7 @@ class Outcome(NamedTuple):
 
 
 class _Scale(NamedTuple):
-    """The units in which the method works: $x = E\\hat x$, and so on."""
+    r"""The units in which the method works: $x = E\hat x$, and so on."""
 
     x: Array
     rows: Array
@@ -459,8 +460,8 @@ class _System:
     r"""The matrix $[P, R^\top; R, -W]$ with the rows R and a diagonal $W \ge 0$, factored.
 
     W is zero for equalities. The other rows are eliminated with the weights $D$ (by rights
-    $W^{-1}$), and $P + C^\top D C$ and $A$ make one matrix, which is factored once. Refinement on the
-    full matrix takes out what elimination, and a little regularisation, put in.
+    $W^{-1}$), and $P + C^\top D C$ and $A$ make one matrix, which is factored once. Refinement on
+    the full matrix takes out what elimination, and a little regularisation, put in.
     """
 
     def __init__(self, program: Program, diagonal: Array, weight: Array) -> None:

@@ -9,7 +9,7 @@ With $v = p - K\beta$, raising $\beta_i$ gains $v_i \mp \varepsilon$ a unit, and
 costs as much. The duals are optimal when no raise gains more than some lowering costs; the largest
 difference is the *violation*.
 
-How it is solved. Up to `_WHOLE` rows the Gram matrix is held, and pairs of duals are changed until
+How it is solved. Up to `WHOLE` rows the Gram matrix is held, and pairs of duals are changed until
 the violation is small. Beyond, a working set of duals is chosen, its own Gram matrix is made, its
 duals are solved with the rest held fixed, and $v$ is brought up to date in blocks: the memory is
 that of the working set's matrix, never $n^2$. The working set grows as soon as the duals
@@ -31,8 +31,8 @@ from mlnotes_jax.svm import kernels
 
 __all__ = ["Dual", "solve"]
 
-# Up to this many rows, the whole Gram matrix is held (16 MB in float32).
-_WHOLE = 2048
+#: Up to this many rows, the whole Gram matrix is held (16 MB in float32).
+WHOLE = 2048
 # Sizes of the working set. A larger one is taken when too many duals are free for the smaller.
 _WORKING_SETS = (1024, 2048, 4096)
 INNER, FIN = 0.1, 0.05
@@ -115,6 +115,7 @@ def solve(
     upper: Float[Array, " n"],
     *,
     epsilon: Float[Array, ""] | None = None,
+    gram: Float[Array, "n n"] | None = None,
     tol: Float[Array, ""] | float = 1e-3,
     max_iter: Int[Array, ""] | int = 10_000_000,
 ) -> Dual:
@@ -128,6 +129,7 @@ def solve(
         lower: l, shape `(n,)`, at most zero.
         upper: u, shape `(n,)`, at least zero; a row with `lower == upper == 0` is left out.
         epsilon: Half the width of the tube; None for classification.
+        gram: The Gram matrix of `x` where it is known, for at most `WHOLE` rows.
         tol: Largest violation that counts as converged.
         max_iter: Largest number of changed pairs, rounded up to a multiple of 8.
 
@@ -136,14 +138,18 @@ def solve(
         float32 else, and then with an estimate of its rounding error added.
     """
     n, dtype = x.shape[0], linear.dtype
-    size = _round_up(n, _BLOCK if n > _BLOCK else 16)
+    size = _round_up(n, 64 if n > 64 else 16)
     pad = size - n
     x = kernels.near_origin(kernel, x)
     x = jnp.pad(x, ((0, pad), (0, 0)))
     linear, lower, upper = (jnp.pad(a, (0, pad)) for a in (linear, lower, upper))
     box = _Box(lower, upper, epsilon)
     tol = jnp.asarray(tol, dtype)
-    held = kernels.near_gram(kernel, x, x).astype(dtype) if n <= _WHOLE else None
+    held = None
+    if gram is not None:
+        held = jnp.pad(gram.astype(dtype), ((0, pad), (0, pad)))
+    elif n <= WHOLE:
+        held = kernels.near_gram(kernel, x, x).astype(dtype)
     sizes = [q for q in _WORKING_SETS if q < size] + [size] * (size <= _WORKING_SETS[-1])
 
     def improve(state: _State, goal: Array) -> _State:
@@ -287,7 +293,7 @@ def _change_pairs(
 def _recompute(
     kernel: Any, x: Array, linear: Array, box: _Box, beta: Array, held: Array | None
 ) -> tuple[Array, Array, Array]:
-    """v and the violation from the data, and an estimate of their rounding error."""
+    """The vector v and the violation from the data, and an estimate of their rounding error."""
     dtype = beta.dtype
     wide = jnp.zeros((), jax.dtypes.canonicalize_dtype(jnp.float64)).dtype
     if wide != dtype or x.dtype != wide:
@@ -303,7 +309,7 @@ def _recompute(
     if wide == jnp.float32:
         # The two forms of the kernel round differently: how far they part on a few rows shows
         # how far v may be off. Four times the root mean square covers nearly every row.
-        some = jnp.linspace(0, x.shape[0] - 1, 16).astype(jnp.int32)
+        some = jnp.linspace(0, x.shape[0] - 1, 8).astype(jnp.int32)
         direct = jax.vmap(lambda row: jax.vmap(lambda other: kernel(row, other))(x) @ exact)(
             x[some]
         )

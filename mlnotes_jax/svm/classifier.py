@@ -53,7 +53,7 @@ __all__ = [
 Multiclass = Literal["one_vs_one", "one_vs_rest"]
 
 # Sizes of subproblems are rounded up to a multiple of this, so that programs are used again.
-_UNIT = 64
+_UNIT = 32
 
 
 @functools.partial(
@@ -242,7 +242,7 @@ def fit(
     kernel, precomputed = _machines.checked_kernel(kernel, x)
     dtype = _machines.dual_dtype(dual_dtype, x.dtype)
     C, tol, steps = _linear.options(C, tol, max_iter, dtype)
-    rows = _rows_of_a_pair(codes, num_classes) if multiclass == "one_vs_one" else x.shape[0]
+    class_rows = _rows_of_a_class(codes, num_classes, multiclass)
     model = _fit(
         x,
         codes,
@@ -253,7 +253,7 @@ def fit(
         num_classes,
         multiclass,
         precomputed,
-        rows,
+        class_rows,
     )
     _machines.check_finite(model.violation)
     return model
@@ -319,9 +319,7 @@ def decision_function(
     return _scores(machines(model, x), model.num_classes, model.multiclass)
 
 
-def predict(
-    model: SVC | LinearClassifier, x: Float[ArrayLike, "m d"]
-) -> Int[Array, " m"]:
+def predict(model: SVC | LinearClassifier, x: Float[ArrayLike, "m d"]) -> Int[Array, " m"]:
     """The class with the largest score.
 
     Args:
@@ -351,9 +349,7 @@ def predict(
     return _classes(decision_function(model, x))
 
 
-def certificate(
-    model: SVC, x: Float[ArrayLike, "n d"], y: Int[ArrayLike, " n"]
-) -> Certificate:
+def certificate(model: SVC, x: Float[ArrayLike, "n d"], y: Int[ArrayLike, " n"]) -> Certificate:
     """Compute from the data how near a fit is to the optimum.
 
     Nothing is taken from the solver but the duals and the intercept. The Gram matrix is computed
@@ -450,7 +446,7 @@ def grid(
     factors = _linear.class_factors(class_weight, codes, num_classes, weight)[codes]
     costs, gammas = _positive_list("C", C, x.dtype), _positive_list("gamma", gamma, x.dtype)
     _, tol, steps = _linear.options(1.0, tol, max_iter, x.dtype)
-    rows = _rows_of_a_pair(codes, num_classes) if multiclass == "one_vs_one" else x.shape[0]
+    class_rows = _rows_of_a_class(codes, num_classes, multiclass)
     scores, converged = _grid(
         x,
         codes,
@@ -465,7 +461,7 @@ def grid(
         int(fold.max()) + 1,
         num_classes,
         multiclass,
-        rows,
+        class_rows,
     )
     return Grid(costs, gammas, scores, converged)
 
@@ -474,7 +470,7 @@ def grid(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("num_classes", "multiclass", "precomputed", "num_rows")
+    jax.jit, static_argnames=("num_classes", "multiclass", "precomputed", "class_rows")
 )
 def _fit(
     x: Array,
@@ -486,30 +482,28 @@ def _fit(
     num_classes: int,
     multiclass: Multiclass,
     precomputed: bool,
-    num_rows: int,
+    class_rows: int,
 ) -> SVC:
     n = x.shape[0]
     if precomputed:
         data = jnp.arange(n)[:, None]
     else:
         data, kernel = x, kernels.resolve(kernel, x, bound)
-
-    def one(classes: Array) -> _smo.Dual:
-        """The machine for two classes; the second is -1 where it stands for all others."""
-        up = codes == classes[0]
-        signs = jnp.where(up, 1, -1).astype(bound.dtype)
-        if num_rows == n:
-            taken = up | (codes == classes[1]) | (classes[1] < 0)
-            return _solve(data, signs, jnp.where(taken, bound, 0), kernel, tol, max_iter)
-        taken = up | (codes == classes[1])
-        rows = jnp.nonzero(taken, size=num_rows, fill_value=n)[0]
-        costs = bound.at[rows].get(mode="fill", fill_value=0)
-        near = jnp.minimum(rows, n - 1)
-        found = _solve(data[near], signs[near], costs, kernel, tol, max_iter)
-        beta = jnp.zeros(n, bound.dtype).at[rows].set(found.beta, mode="drop")
-        return found._replace(beta=beta, gradient=beta)
-
-    found = jax.lax.map(one, jnp.asarray(_pairs(num_classes, multiclass)))
+    pairs = _pairs(num_classes, multiclass)
+    data = kernels.near_origin(kernel, data)
+    share = len(pairs) > 1 and n <= _smo.WHOLE  # several machines on few rows: one Gram matrix
+    if class_rows == n:
+        gram = kernels.near_gram(kernel, data, data) if share else None
+        one = functools.partial(_on_all_rows, data, codes, bound, kernel, gram, tol, max_iter)
+    else:
+        # Rows are sorted by class: a pair takes two windows of them, and four blocks of the matrix.
+        order = jnp.argsort(codes, stable=True)
+        rows = data[order]
+        gram = kernels.near_gram(kernel, rows, rows) if share else None
+        counts = jnp.zeros(num_classes, jnp.int32).at[codes].add(1)
+        windows = _Windows(rows, order, bound[order], jnp.cumsum(counts) - counts, counts)
+        one = functools.partial(_on_two_windows, windows, class_rows, kernel, gram, tol, max_iter)
+    found = jax.lax.map(one, jnp.asarray(pairs))
     return SVC(
         kernel=None if precomputed else kernel,
         x=jnp.zeros((n, 0), x.dtype) if precomputed else x,
@@ -525,13 +519,75 @@ def _fit(
     )
 
 
+def _on_all_rows(
+    x: Array,
+    codes: Array,
+    bound: Array,
+    kernel: Any,
+    gram: Array | None,
+    tol: Array,
+    max_iter: Array,
+    pair: Array,
+) -> _smo.Dual:
+    """The machine of two classes; -1 stands for all others. Rows of no class of both cost 0."""
+    up = codes == pair[0]
+    taken = up | (codes == pair[1]) | (pair[1] < 0)
+    signs = jnp.where(up, 1, -1).astype(bound.dtype)
+    return _solve(x, signs, jnp.where(taken, bound, 0), kernel, gram, tol, max_iter)
+
+
+class _Windows(NamedTuple):
+    """Rows sorted by class."""
+
+    x: Array
+    order: Array
+    bound: Array
+    starts: Array
+    counts: Array
+
+
+def _on_two_windows(
+    data: _Windows,
+    width: int,
+    kernel: Any,
+    gram: Array | None,
+    tol: Array,
+    max_iter: Array,
+    pair: Array,
+) -> _smo.Dual:
+    """The machine of two classes, on no more than `width` rows for each."""
+    n = data.order.shape[0]
+    starts, ends = data.starts[pair], data.starts[pair] + data.counts[pair]
+    firsts = jnp.minimum(starts, n - width)
+    places = firsts[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
+    inside = (places >= starts[:, None]) & (places < ends[:, None])
+    rows = places.ravel()
+    signs = jnp.repeat(jnp.asarray([1, -1], data.bound.dtype), width)
+    part = None
+    if gram is not None:
+        blocks = [
+            [jax.lax.dynamic_slice(gram, (a, b), (width, width)) for b in firsts] for a in firsts
+        ]
+        part = jnp.block(blocks)
+    bound = jnp.where(inside.ravel(), data.bound[rows], 0)
+    found = _solve(data.x[rows], signs, bound, kernel, part, tol, max_iter)
+    beta = jnp.zeros(n, bound.dtype).at[data.order[rows]].add(found.beta)
+    return found._replace(beta=beta, gradient=beta)
+
+
 @jax.custom_batching.sequential_vmap
 def _solve(
-    x: Array, signs: Array, bound: Array, kernel: Any, tol: Array, max_iter: Array
+    x: Array,
+    signs: Array,
+    bound: Array,
+    kernel: Any,
+    gram: Array | None,
+    tol: Array,
+    max_iter: Array,
 ) -> _smo.Dual:
     # Lanes of a batch take as many steps as the slowest of them: one after the other is faster.
     lower, upper = jnp.where(signs > 0, 0, -bound), jnp.where(signs > 0, bound, 0)
-    return _smo.solve(kernel, x, signs, lower, upper, tol=tol, max_iter=max_iter)
+    return _smo.solve(kernel, x, signs, lower, upper, gram=gram, tol=tol, max_iter=max_iter)
 
 
 @jax.jit
@@ -593,7 +649,7 @@ def _certificate(model: SVC, x: Array, codes: Array) -> Certificate:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("kernel", "num_folds", "num_classes", "multiclass", "num_rows")
+    jax.jit, static_argnames=("kernel", "num_folds", "num_classes", "multiclass", "class_rows")
 )
 def _grid(
     x: Array,
@@ -609,13 +665,22 @@ def _grid(
     num_folds: int,
     num_classes: int,
     multiclass: Multiclass,
-    num_rows: int,
+    class_rows: int,
 ) -> tuple[Array, Array]:
     def one(setting: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         cost, gamma, out = setting
         bound = jnp.where(fold == out, 0, cost * weight * factors)
         model = _fit(
-            x, codes, bound, kernel(gamma), tol, max_iter, num_classes, multiclass, False, num_rows
+            x,
+            codes,
+            bound,
+            kernel(gamma),
+            tol,
+            max_iter,
+            num_classes,
+            multiclass,
+            False,
+            class_rows,
         )
         predicted = _classes(_scores(_values(model, x), num_classes, multiclass))
         held_out = jnp.where(fold == out, weight, 0)
@@ -641,13 +706,14 @@ def _pairs(num_classes: int, multiclass: Multiclass) -> np.ndarray:
     return np.stack(np.triu_indices(num_classes, 1), axis=1).astype(np.int32)
 
 
-def _rows_of_a_pair(codes: Array, num_classes: int) -> int:
-    """How many rows two classes have at most; all of them where the labels are not known yet."""
+def _rows_of_a_class(codes: Array, num_classes: int, multiclass: Multiclass) -> int:
+    """Room for the largest class where that saves work, else for all rows."""
     n = codes.shape[0]
-    if num_classes == 2 or not _checks.is_concrete(codes):
+    if num_classes == 2 or multiclass == "one_vs_rest" or not _checks.is_concrete(codes):
         return n
-    sizes = np.sort(np.bincount(np.asarray(codes), minlength=num_classes))
-    return min(n, -(-int(sizes[-2:].sum()) // _UNIT) * _UNIT)
+    largest = int(np.bincount(np.asarray(codes), minlength=num_classes).max())
+    room = -(-largest // _UNIT) * _UNIT
+    return room if 2 * room < n else n
 
 
 def _folds(folds: int | ArrayLike, codes: Array, num_classes: int) -> np.ndarray:

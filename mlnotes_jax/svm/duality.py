@@ -6,9 +6,9 @@ multiplier for each constraint, and its dual function are
 $$L(x, \lambda, \mu) = f(x) + \lambda^\top h(x) + \mu^\top g(x), \qquad
 d(\lambda, \mu) = \inf_x L(x, \lambda, \mu) .$$
 
-For $\mu \ge 0$, $d(\lambda, \mu) \le f(x)$ at every feasible $x$ (weak duality). `kkt_residuals` says
-how far a point and its multipliers are from the conditions of Karush, Kuhn and Tucker; `solve_qp`
-solves convex quadratic programs
+For $\mu \ge 0$, $d(\lambda, \mu) \le f(x)$ at every feasible $x$ (weak duality). `kkt_residuals`
+says how far a point and its multipliers are from the conditions of Karush, Kuhn and Tucker;
+`solve_qp` solves convex quadratic programs
 
 $$\min_x\ \tfrac12 x^\top P x + q^\top x \quad\text{with}\quad A x = b,\ G x \le h,\ l \le x \le u$$
 
@@ -144,10 +144,10 @@ class QPResiduals(NamedTuple):
     r"""Relative residuals of a point, computed from the data; each is compared with `tol`.
 
     Each number is an absolute residual over the sum of the absolute values of the terms that it is
-    made of, and a unit. The unit is a constraint's largest coefficient; for the gradient, the largest
-    entry $\hat q$ of $|q|$ (of $|P|$, where $q = 0$); for the gap, $\hat q \min(1, \hat q / \hat p)$ with
-    the largest entry $\hat p$ of $|P|$. So the units in which a row or the objective is given do not
-    matter.
+    made of, and a unit. The unit is a constraint's largest coefficient; for the gradient, the
+    largest entry $\hat q$ of $|q|$ (of $|P|$, where $q = 0$); for the gap, $\hat q \min(1, \hat q /
+    \hat p)$ with the largest entry $\hat p$ of $|P|$. So the units in which a row or the objective
+    is given do not matter.
 
     Attributes:
         primal: The constraint that is broken most, shape `()`.
@@ -164,12 +164,12 @@ class Certificate(NamedTuple):
     r"""Proof that a program has no feasible point, or that its dual has none.
 
     Attributes:
-        duals: Where the status is `"primal_infeasible"`: $\lambda$ and $\mu, \mu_l, \mu_u \ge 0$ with
-            $A^\top\lambda + G^\top\mu - \mu_l + \mu_u = 0$ and $b^\top\lambda + h^\top\mu - l^\top
-            \mu_l + u^\top\mu_u = -1$ (Farkas); NaN elsewhere.
+        duals: Where the status is `"primal_infeasible"`: $\lambda$ and $\mu, \mu_l, \mu_u \ge 0$
+            with $A^\top\lambda + G^\top\mu - \mu_l + \mu_u = 0$ and $b^\top\lambda + h^\top\mu -
+            l^\top \mu_l + u^\top\mu_u = -1$ (Farkas); NaN elsewhere.
         direction: Where the status is `"dual_infeasible"`: $d$ with $Pd = 0$, $Ad = 0$, $Gd \le 0$,
-            $q^\top d = -1$, and $d_i \ge 0$ where $l_i$ is finite, $d_i \le 0$ where $u_i$ is; shape
-            `(n,)`; NaN elsewhere.
+            $q^\top d = -1$, and $d_i \ge 0$ where $l_i$ is finite, $d_i \le 0$ where $u_i$ is;
+            shape `(n,)`; NaN elsewhere.
         residual: How far the equations are from zero, relative to what it would take to break the
             proof, shape `()`; at most `tol`; NaN where there is no certificate.
     """
@@ -186,7 +186,8 @@ class QPSolution(NamedTuple):
         x: The minimiser, shape `(n,)`; the best point found where the status is
             `"iteration_limit"` or `"stalled"`; NaN where it is infeasible.
         duals: Its multipliers; NaN where it is infeasible.
-        objective: At `x`, shape `()`; `inf` where no point is feasible; NaN where the dual has none.
+        objective: At `x`, shape `()`; `inf` where no point is feasible; NaN where the dual has
+            none.
         dual_objective: Of `duals`, shape `()`; `-inf` where the dual has no feasible point; NaN
             where the primal has none.
         gap: Their difference, computed from slacks, shape `()`.
@@ -300,9 +301,9 @@ def dual_function(
     Args:
         qp: The program.
         duals: Multipliers; their signs are not checked.
-        tol: An eigenvalue of P below `tol` times the largest counts as zero, and so does the part of
-            c in their directions if its length is at most `tol` times the sum of the lengths of c's
-            terms. By default the square root of the dtype's spacing.
+        tol: An eigenvalue of P below `tol` times the largest counts as zero, and so does the part
+            of c in their directions if its length is at most `tol` times the sum of the lengths of
+            c's terms. By default the square root of the dtype's spacing.
 
     Returns:
         The value, shape `()`; `-inf` where the Lagrangian has no lower bound.
@@ -345,8 +346,8 @@ def dual_bound(qp: QP, x: Float[ArrayLike, " n"], duals: QPMultipliers) -> Float
     r"""Bound the minimum of a quadratic program from below, from any point and multipliers.
 
     For every $v$, $\tfrac12 x^\top P x \ge v^\top P x - \tfrac12 v^\top P v$. So with $r = Pv + q +
-    A^\top\lambda + G^\top\mu - \mu_l + \mu_u$ the Lagrangian is at least $r^\top x - \tfrac12 v^\top
-    P v$ and a constant. Where a variable has a finite bound on the side that would help, its
+    A^\top\lambda + G^\top\mu - \mu_l + \mu_u$ the Lagrangian is at least $r^\top x - \tfrac12
+    v^\top P v$ and a constant. Where a variable has a finite bound on the side that would help, its
     multiplier takes over $r_i$, which makes the residual zero. What is returned then is
 
     $$-\tfrac12 v^\top P v - b^\top\lambda - h^\top\mu + l^\top\mu_l - u^\top\mu_u ,$$
@@ -373,8 +374,9 @@ def dual_bound(qp: QP, x: Float[ArrayLike, " n"], duals: QPMultipliers) -> Float
         >>> [float(duality.dual_bound(qp, [v], none)) for v in (0.5, 1.0, 1.5)]
         [0.75, 1.0, 0.75]
 
-    Reference: Dorn, "Duality in quadratic programming", *Quarterly of Applied Mathematics* 18 (1960);
-        Neumaier and Shcherbina, "Safe bounds in linear and mixed-integer linear programming" (2004).
+    Reference: Dorn, "Duality in quadratic programming", *Quarterly of Applied Mathematics* 18
+        (1960); Neumaier and Shcherbina, "Safe bounds in linear and mixed-integer linear
+        programming" (2004).
     """
     program = _program(qp)
     w, v = _stack(program, duals), _like("x", x, program.q)
@@ -441,7 +443,7 @@ def solve_qp(
 ) -> QPSolution:
     r"""Solve a dense convex quadratic program, or prove that it has no solution.
 
-    $$\min_x\ \tfrac12 x^\top P x + q^\top x \quad\text{with}\quad A x = b,\ G x \le h,\ l \le x \le u$$
+    $$\min_x\ \tfrac12 x^\top P x + q^\top x\quad\text{with}\quad A x = b,\, G x \le h,\, l \le x \le u$$
 
     by a primal-dual interior-point method (Mehrotra's predictor and corrector) on a homogeneous
     embedding, in which a program without a solution ends in a certificate of that. Every step
@@ -458,7 +460,8 @@ def solve_qp(
         lower: Bounds from below, shape `(n,)` or a number; `-inf` for none.
         upper: Bounds from above, shape `(n,)` or a number; `inf` for none.
         tol: All three `residuals` must be at most this for `"solved"`, and the residual of a
-            certificate for an infeasible status; traced. By default 1e-8 in float64, 1e-5 in float32.
+            certificate for an infeasible status; traced. By default 1e-8 in float64, 1e-5 in
+            float32.
         max_iter: Steps at most; traced.
 
     Returns:
@@ -466,8 +469,8 @@ def solve_qp(
         widest dtype of the data, at least float32.
 
     Raises:
-        ValueError: Shapes do not match; `A` comes without `b`, or `G` without `h`; concrete data are
-            not finite where they must be; a concrete `P` is not symmetric or has a negative
+        ValueError: Shapes do not match; `A` comes without `b`, or `G` without `h`; concrete data
+            are not finite where they must be; a concrete `P` is not symmetric or has a negative
             eigenvalue; `tol` or `max_iter` is not positive.
         TypeError: Something is not real.
 
@@ -480,8 +483,8 @@ def solve_qp(
         >>> duality.STATUSES[int(solution.status)]
         'solved'
 
-    Reference: Goulart and Chen, "Clarabel" (2024); Mehrotra, "On the implementation of a primal-dual
-        interior point method" (1992).
+    Reference: Goulart and Chen, "Clarabel" (2024); Mehrotra, "On the implementation of a
+        primal-dual interior point method" (1992).
 
     Note:
         `x`, `duals` and the two objectives are differentiable in all the data, by the implicit
@@ -491,8 +494,8 @@ def solve_qp(
         is not `"solved"`, it is NaN. The other fields have no derivative.
 
         Under `vmap` all programs run until the slowest is done. What "infeasible" means in floating
-        point: every point that satisfies the constraints, if there is one after all, has a 1-norm of
-        at least `1 / tol`; and likewise for the dual.
+        point: every point that satisfies the constraints, if there is one after all, has a 1-norm
+        of at least `1 / tol`; and likewise for the dual.
     """
     program = _program(QP(P, q, A, b, G, h, lower, upper))
     default = 1e-8 if program.q.dtype == jnp.float64 else 1e-5

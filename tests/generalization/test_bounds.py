@@ -213,10 +213,10 @@ def large_set():
     return jnp.asarray(feature), jnp.asarray(y, jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("n", "num_draws", "chunk_size"))
+@functools.partial(jax.jit, static_argnames=("num_draws", "chunk_size"))
 def draw(key, feature, y, thresholds, n=40, num_draws=2000, chunk_size=None):
     return bounds.draw_training_sets(
-        key, feature, y, thresholds, n=n, num_draws=num_draws, chunk_size=chunk_size
+        key, feature, y, thresholds, n=n, num_draws=num_draws, capacity=40, chunk_size=chunk_size
     )
 
 
@@ -266,15 +266,24 @@ def test_a_training_set_is_what_it_says(large_set):
 def test_order_of_thresholds_and_chunks_change_nothing(large_set):
     feature, y = large_set
     thresholds = jnp.arange(26.0)
-    shuffled = jax.random.permutation(jax.random.key(3), thresholds)
+    shuffled = jnp.asarray(np.random.default_rng(4).permutation(26), jnp.float32)
     key = jax.random.key(4)
-    plain = draw(key, feature, y, thresholds, 40, 50)
-    for other in (
-        draw(key, feature, y, shuffled, 40, 50),
-        draw(key, feature, y, thresholds, 40, 50, 16),
-    ):
+    plain = draw(key, feature, y, thresholds)
+    mixed = draw(key, feature, y, shuffled)
+    for other in (mixed, draw(key, feature, y, thresholds, chunk_size=300)):
         chex.assert_trees_all_close(plain[1:], other[1:], atol=1e-6)
-    chex.assert_trees_all_equal(plain.best[:2], draw(key, feature, y, shuffled, 40, 50).best[:2])
+    chex.assert_trees_all_equal(plain.best[:2], mixed.best[:2])
+
+
+def test_the_number_of_rows_may_be_traced():
+    feature, y = jnp.arange(5), jnp.array([0, 0, 1, 1, 1])
+    found = draw(jax.random.key(5), feature, y, jnp.array([3.0]), n=10)
+    # One threshold, wrong on row 2: the number of times it was drawn is binomial.
+    times = np.asarray(found.train_loss) * 10
+    np.testing.assert_allclose(times, times.round(), atol=1e-5)
+    share = [(times.round() == k).mean() for k in range(5)]
+    # 2000 draws: five standard errors of a share are at most 0.056.
+    np.testing.assert_allclose(share, stats.binom.pmf(range(5), 10, 0.2), atol=0.056)
 
 
 def test_fit_under_transformations(large_set):
@@ -342,6 +351,8 @@ def test_bad_input_of_thresholds():
         bounds.threshold_losses(*good, sample_weight=jnp.zeros(3))
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         bounds.draw_training_sets(jax.random.key(0), *good, n=0)
+    with pytest.raises(ValueError, match=r"n must be in \[1, 5\], got 6"):
+        bounds.draw_training_sets(jax.random.key(0), *good, n=6, capacity=5)
     with pytest.raises(ValueError, match="pictures must have height and width"):
         bounds.edges(jnp.zeros(3))
     with pytest.raises(ValueError, match="sharpness must be positive"):

@@ -16,8 +16,6 @@ from mlnotes_jax.data import datasets
 from mlnotes_jax.demos.svm import classifier as demo
 from mlnotes_jax.svm import classifier, kernels
 
-FIELDS = ("dual_coef", "intercept", "violation", "converged")
-
 
 @functools.cache
 def standardised(name):
@@ -39,7 +37,7 @@ def squared_distances(x, z):
     return np.square(x[:, None] - z[None]).sum(-1)
 
 
-#: Kernel, and the same written down in NumPy.
+#: Kernels, and the same written down in NumPy.
 KERNELS = {
     "linear": (kernels.linear(), lambda x, z: x @ z.T),
     "polynomial": (
@@ -55,7 +53,35 @@ KERNELS = {
         kernels.laplacian(0.5, norm="manhattan"),
         lambda x, z: np.exp(-0.5 * np.abs(x[:, None] - z[None]).sum(-1)),
     ),
+    "sigmoid": (kernels.sigmoid(0.3, offset=-1.0), lambda x, z: np.tanh(0.3 * x @ z.T - 1)),
 }
+
+
+@jax.jit
+def fit_any_kernel(x, y, which, C, tol, class_weight, sample_weight):
+    """One program for all kernels: their sum, of which `which` has one 1 and zeros."""
+    kernel = which[0] * kernels.linear()
+    for share, (k, _) in zip(which[1:], list(KERNELS.values())[1:], strict=True):
+        kernel = kernel + share * k
+    model = classifier.fit(
+        x,
+        y,
+        kernel=kernel,
+        C=C,
+        tol=tol,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+        num_classes=2,
+    )
+    return model, classifier.decision_function(model, x)
+
+
+def kernel_fit(name, x, y, C, tol, class_weight=(1.0, 1.0), sample_weight=None):
+    which = (np.array(list(KERNELS)) == name).astype(float)
+    weight = np.ones(len(y)) if sample_weight is None else sample_weight
+    return jax.tree.map(
+        np.asarray, fit_any_kernel(x, y, which, C, tol, np.asarray(class_weight), weight)
+    )
 
 
 def box(y, costs):
@@ -89,6 +115,27 @@ def libsvm(gram, y, C, tol, class_weight=(1.0, 1.0)):
     return beta, peer.decision_function(gram)
 
 
+def polish(gram, y, costs, beta):
+    """Solve the KKT conditions in float64, given which duals of `beta` are free and which bound.
+
+    libsvm keeps kernel values in float32: asked for 1e-6 or 1e-10, its true violation may stay at
+    1e-5. What it knows well is which duals are free; then the rest is a linear system.
+    """
+    sign, lower, upper = box(y, costs)
+    free = (np.abs(beta) > 1e-9 * costs) & (np.abs(beta) < costs * (1 - 1e-9))
+    exact = np.where(free | (np.abs(beta) < costs / 2), 0, sign * costs)
+    count = free.sum()
+    system = np.ones((count + 1, count + 1))
+    system[:count, :count], system[count, count] = gram[np.ix_(free, free)], 0
+    right = np.append((sign - gram @ exact)[free], -exact.sum())
+    found = np.linalg.lstsq(system, right, rcond=None)[0]
+    exact[free] = found[:count]
+    assert count
+    assert ((exact >= lower) & (exact <= upper)).all()
+    assert true_violation(gram, y, costs, exact) < 1e-8
+    return exact, gram @ exact + found[count]
+
+
 def check_against_libsvm(gram, y, C, tol, beta, scores, converged, class_weight=(1.0, 1.0)):
     """The three promises: objective, decision values, violation."""
     assert converged
@@ -96,6 +143,8 @@ def check_against_libsvm(gram, y, C, tol, beta, scores, converged, class_weight=
     # 1e-12: the gradient of the test and of the code round differently
     assert true_violation(gram, y, costs, beta) <= tol + 1e-12
     peer_beta, peer_scores = libsvm(gram, y, C, tol, class_weight)
+    if tol < 1e-3:
+        peer_beta, peer_scores = polish(gram, y, costs, peer_beta)
     ours, theirs = dual_objective(gram, y, beta), dual_objective(gram, y, peer_beta)
     assert ours >= theirs - 1e-6 * abs(theirs)
     # Both are within tol of the optimum, by their own stopping rule; the issue's bounds
@@ -110,136 +159,181 @@ def check_against_libsvm(gram, y, C, tol, beta, scores, converged, class_weight=
 def test_two_points_by_hand(C, x64):
     # x = -1 and 1: D = 2 a - 2 a^2 with a <= C, so a = min(C, 1/2), w = 2 a; b = 0 by symmetry:
     # with a = C < 1/2 no vector is free, and the middle of the interval is taken.
-    model = classifier.fit([[-1.0], [1.0]], [0, 1], kernel=kernels.linear(), C=C, num_classes=2)
+    # All other rows have weight 0.
+    x, y, weight = np.full((100, 4), 9.0), np.zeros(100, np.int32), np.zeros(100)
+    x[:2], y[1], weight[:2] = [[-1, 0, 0, 0], [1, 0, 0, 0]], 1, 1
+    model, _ = kernel_fit("linear", x, y, C, 1e-9, sample_weight=weight)
     a = min(C, 0.5)
-    np.testing.assert_allclose(model.dual_coef, [[-a, a]], rtol=1e-12)
+    np.testing.assert_allclose(model.dual_coef, [[-a, a] + [0] * 98], rtol=1e-12)
     np.testing.assert_allclose(model.intercept, [0], atol=1e-12)
-    scores = classifier.decision_function(model, [[3.0], [-2.0]])
+    points = np.array([[3.0, 0, 0, 0], [-2.0, 7, 7, 7]])
+    scores = classifier.decision_function(model, points)
     np.testing.assert_allclose(scores, [6 * a, -4 * a], rtol=1e-12)
-    assert classifier.predict(model, [[3.0], [-2.0]]).tolist() == [1, 0]
-    proof = classifier.certificate(model, [[-1.0], [1.0]], [0, 1])
+    assert classifier.predict(model, points).tolist() == [1, 0]
+    proof = classifier.certificate(model, x, y)
     primal = 2 * a * a + 2 * C * max(0, 1 - 2 * a)
-    np.testing.assert_allclose(np.ravel(proof.primal), primal, rtol=1e-12)
-    np.testing.assert_allclose(np.ravel(proof.dual), 2 * a - 2 * a * a, rtol=1e-12)
-    np.testing.assert_allclose(np.ravel(proof.gap), 0, atol=1e-12)
+    np.testing.assert_allclose(proof.primal, [primal], rtol=1e-12)
+    np.testing.assert_allclose(proof.dual, [2 * a - 2 * a * a], rtol=1e-12)
+    np.testing.assert_allclose(proof.gap, [0], atol=1e-12)
     free = 2 if a < C else 0
-    assert (np.ravel(proof.num_free), np.ravel(proof.num_bound)) == ([free], [2 - free])
+    assert (proof.num_free.tolist(), proof.num_bound.tolist()) == ([free], [2 - free])
+    assert np.flatnonzero(model.support).tolist() == [0, 1]
 
 
 # --- Peers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "sigmoid"])
 def test_every_kernel_equals_libsvm(name, x64):
     x, y = standardised("iris")
     x, y = x[50:], y[50:] - 1
-    kernel, formula = KERNELS[name]
-    gram = formula(x, x)
+    gram = KERNELS[name][1](x, x)
     for C, tol, class_weight in [
-        (1e-3, 1e-6, (1.0, 1.0)),
+        (1e-3, 1e-3, (1.0, 1.0)),
         (1.0, 1e-3, (3.0, 0.5)),
         (1.0, 1e-6, (0.2, 1.0)),
         (100.0, 1e-3, (1.0, 1.0)),
         (100.0, 1e-6, (1.0, 1.0)),
     ]:
-        model = classifier.fit(
-            x, y, kernel=kernel, C=C, tol=tol, class_weight=class_weight, num_classes=2
-        )
-        beta = np.asarray(model.dual_coef[0])
-        scores = np.asarray(classifier.decision_function(model, x))
+        model, scores = kernel_fit(name, x, y, C, tol, class_weight)
+        beta = model.dual_coef[0]
         np.testing.assert_allclose(scores, gram @ beta + model.intercept[0], atol=1e-9)
-        check_against_libsvm(gram, y, C, tol, beta, scores, bool(model.converged[0]), class_weight)
+        check_against_libsvm(gram, y, C, tol, beta, scores, model.converged[0], class_weight)
 
 
 def test_a_kernel_that_is_none_is_judged_by_its_violation(x64):
     # tanh: no single answer, so only the KKT conditions can be held against it
-    x, y = standardised("breast_cancer")
-    x, y = x[:100, :10], y[:100]
-    gram = np.tanh(0.3 * x @ x.T - 1.0)
+    x, y = standardised("iris")
+    x, y = x[50:], y[50:] - 1
+    gram = KERNELS["sigmoid"][1](x, x)
     assert np.linalg.eigvalsh(gram)[0] < -1
     for C, tol in [(0.1, 1e-3), (10.0, 1e-6)]:
-        kernel = kernels.sigmoid(0.3, offset=-1.0)
-        model = classifier.fit(x, y, kernel=kernel, C=C, tol=tol, num_classes=2)
+        model, _ = kernel_fit("sigmoid", x, y, C, tol)
         violation = true_violation(gram, y, np.full(100, C), model.dual_coef[0])
         np.testing.assert_allclose(model.violation[0], violation, atol=1e-10)
-        assert bool(model.converged[0]) == (violation <= tol)
+        assert model.converged[0] == (violation <= tol)
         assert model.converged[0]
 
 
-def test_breast_cancer_equals_libsvm(x64):
+@functools.cache
+def tumours():
+    """Breast cancer in float64, and its Gram matrix for gamma = 1/30."""
     x, y = standardised("breast_cancer")
-    gamma = 1 / (30 * x.var())
-    gram = np.exp(-gamma * np.maximum(squared_distances(x, x), 0))
-    for C, tol in [(1e-3, 1e-6), (1.0, 1e-3), (1.0, 1e-6), (100.0, 1e-3), (100.0, 1e-6)]:
-        model = classifier.fit(x, y, kernel=kernels.gaussian("scale"), C=C, tol=tol, num_classes=2)
+    return x, y, np.exp(-squared_distances(x, x) / 30)
+
+
+def fit_tumours(**options):
+    x, y, _ = tumours()
+    return classifier.fit(x, y, kernel=kernels.gaussian(1 / 30), num_classes=2, **options)
+
+
+def test_breast_cancer_equals_libsvm(x64):
+    x, y, gram = tumours()
+    for C, tol in [(1e-3, 1e-3), (1.0, 1e-3), (1.0, 1e-6), (100.0, 1e-3), (100.0, 1e-6)]:
+        model = fit_tumours(C=C, tol=tol)
         scores = np.asarray(classifier.decision_function(model, x))
         beta = np.asarray(model.dual_coef[0])
         check_against_libsvm(gram, y, C, tol, beta, scores, bool(model.converged[0]))
 
 
-def several(name):
+@jax.jit
+def fit_three(x, y, gamma, C, tol, sample_weight):
+    model = classifier.fit(
+        x,
+        y,
+        kernel=kernels.gaussian(gamma),
+        C=C,
+        tol=tol,
+        sample_weight=sample_weight,
+        num_classes=3,
+    )
+    return model, classifier.machines(model, x), classifier.decision_function(model, x)
+
+
+def check_pairs(gram, y, C, tol, model, raw, scores):
+    """Every machine of a pair against libsvm, and their votes by hand."""
+    k, n = y.max() + 1, len(y)
+    pairs = list(itertools.combinations(range(k), 2))
+    votes, sums = np.zeros((n, k)), np.zeros((n, k))
+    for m, (first, second) in enumerate(pairs):
+        mine = (y == first) | (y == second)
+        beta = model.dual_coef[m][:n]
+        assert not beta[~mine].any()
+        # positive is the first class of a pair: call it class 1
+        check_against_libsvm(
+            gram[np.ix_(mine, mine)],
+            (y[mine] == first).astype(int),
+            C,
+            tol,
+            beta[mine],
+            raw[mine, m],
+            bool(model.converged[m]),
+        )
+        votes[:, first] += raw[:, m] > 0
+        votes[:, second] += raw[:, m] <= 0
+        sums[:, first] += raw[:, m]
+        sums[:, second] -= raw[:, m]
+    by_hand = votes + sums / (3 * (np.abs(sums) + 1))
+    np.testing.assert_allclose(scores, by_hand, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["wine", "iris"])
+def test_three_classes_equal_libsvm(name, x64):
     x, y = standardised(name)
-    return (x[:400], y[:400]) if name == "digits" else (x, y)
-
-
-@pytest.mark.parametrize("name", ["wine", "iris", "digits"])
-def test_several_classes_equal_libsvm(name, x64):
-    x, y = several(name)
-    k = y.max() + 1
-    gamma = 1 / (x.shape[1] * x.var())
+    n, d = x.shape
+    gamma = 1 / (d * x.var())
     gram = np.exp(-gamma * squared_distances(x, x))
+    # One program for both sets: rows of weight 0, and features that are 0.
+    wide, codes = np.zeros((178, 13)), np.zeros(178, np.int32)
+    wide[:n, :d], codes[:n] = x, y
     for C, tol in [(100.0, 1e-3), (1.0, 1e-6)]:
-        model = classifier.fit(x, y, kernel=kernels.gaussian("scale"), C=C, tol=tol, num_classes=k)
-        raw = np.asarray(classifier.machines(model, x))
-        pairs = list(itertools.combinations(range(k), 2))
-        assert raw.shape == (len(x), len(pairs))
-        for m, (first, second) in enumerate(pairs):
-            mine = (y == first) | (y == second)
-            beta = np.asarray(model.dual_coef[m])
-            assert not beta[~mine].any()
-            # positive is the first class of a pair: call it class 1
-            check_against_libsvm(
-                gram[np.ix_(mine, mine)],
-                (y[mine] == first).astype(int),
-                C,
-                tol,
-                beta[mine],
-                raw[mine, m],
-                bool(model.converged[m]),
-            )
-        votes, sums = np.zeros((len(x), k)), np.zeros((len(x), k))
-        for m, (first, second) in enumerate(pairs):
-            votes[:, first] += raw[:, m] > 0
-            votes[:, second] += raw[:, m] <= 0
-            sums[:, first] += raw[:, m]
-            sums[:, second] -= raw[:, m]
-        by_hand = votes + sums / (3 * (np.abs(sums) + 1))
-        scores = np.asarray(classifier.decision_function(model, x))
-        np.testing.assert_allclose(scores, by_hand, atol=1e-9)
-        np.testing.assert_array_equal(classifier.predict(model, x), by_hand.argmax(1))
-
-
-def test_decision_values_and_classes_are_those_of_sklearn(x64):
+        found = fit_three(wide, codes, gamma, C, tol, (np.arange(178) < n).astype(float))
+        model, raw, scores = jax.tree.map(np.asarray, found)
+        assert not model.dual_coef[:, n:].any()
+        check_pairs(gram, y, C, tol, model, raw[:n], scores[:n])
+    # The last fit, of tolerance 1e-6, against the whole of scikit-learn
     from sklearn.svm import SVC
 
-    x, y = standardised("wine")
-    model = classifier.fit(x, y, kernel=kernels.gaussian("scale"), C=1.0, tol=1e-6, num_classes=3)
     peer = SVC(C=1.0, tol=1e-6, break_ties=True).fit(x, y)
-    # Both are solved to 1e-6, and the squashing is flatter than the identity
-    np.testing.assert_allclose(
-        classifier.decision_function(model, x), peer.decision_function(x), atol=1e-5
-    )
-    np.testing.assert_array_equal(classifier.predict(model, x), peer.predict(x))
-    # A row is support if its dual is not 0; a dual that is 0 for one is 1e-9 for the other
+    # libsvm's kernel values are float32; squashing is flatter than the identity
+    np.testing.assert_allclose(scores[:n], peer.decision_function(x), atol=1e-4)
+    np.testing.assert_array_equal(classifier.predict(model, wide)[:n], peer.predict(x))
+    # A dual that is 0 for one may be 1e-9 for the other
     assert abs(int(model.support.sum()) - len(peer.support_)) <= 2
 
 
-def test_one_vs_rest_equals_a_machine_for_each_class(x64):
+def test_ten_classes_from_a_gram_matrix_equal_libsvm(x64):
+    x, y = standardised("digits")
+    x, y = x[:400], y[:400]
+    gram = np.exp(-squared_distances(x, x) / 64)
+    for C, tol in [(10.0, 1e-3), (1.0, 1e-6)]:
+        model = classifier.fit(gram, y, kernel="precomputed", C=C, tol=tol, num_classes=10)
+        raw, scores = classifier.machines(model, gram), classifier.decision_function(model, gram)
+        found = jax.tree.map(np.asarray, (model, raw, scores))
+        check_pairs(gram, y, C, tol, *found)
+    proof = jax.tree.map(np.asarray, classifier.certificate(model, gram, y))
+    assert (proof.violation <= 1e-6).all()
+    assert (proof.gap >= 0).all()
+    with pytest.raises(ValueError, match="x must have 400 columns"):
+        classifier.predict(model, gram[:, :7])
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["gamma"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A kernel of one's own."""
+
+    gamma: float
+
+    def __call__(self, x, z):
+        return jnp.exp(-self.gamma * jnp.square(x - z).sum())
+
+
+def test_one_vs_rest_and_a_kernel_of_ones_own(x64):
     x, y = standardised("iris")
     gram = np.exp(-0.25 * squared_distances(x, x))
-    kernel = kernels.gaussian(0.25)
     model = classifier.fit(
-        x, y, kernel=kernel, C=1.0, tol=1e-6, num_classes=3, multiclass="one_vs_rest"
+        x, y, kernel=Own(0.25), C=1.0, tol=1e-6, num_classes=3, multiclass="one_vs_rest"
     )
     scores = np.asarray(classifier.decision_function(model, x))
     for c in range(3):
@@ -273,12 +367,11 @@ def test_thousands_of_rows_in_working_sets():
 
 
 def test_certificate_is_recomputed_from_the_data(x64):
-    x, y = standardised("breast_cancer")
-    gram = np.exp(-0.1 * squared_distances(x, x))
+    x, y, gram = tumours()
     sign = 2.0 * y - 1
     for C, tol in [(0.5, 0.2), (10.0, 1e-3)]:
-        model = classifier.fit(x, y, kernel=kernels.gaussian(0.1), C=C, tol=tol, num_classes=2)
-        proof = jax.tree.map(np.ravel, classifier.certificate(model, x, y))
+        model = fit_tumours(C=C, tol=tol)
+        proof = classifier.Certificate(*(field[0] for field in classifier.certificate(model, x, y)))
         beta, b = np.asarray(model.dual_coef[0]), float(model.intercept[0])
         primal = beta @ gram @ beta / 2 + C * np.maximum(0, 1 - sign * (gram @ beta + b)).sum()
         dual = dual_objective(gram, y, beta)
@@ -289,12 +382,24 @@ def test_certificate_is_recomputed_from_the_data(x64):
         np.testing.assert_allclose(proof.gap, primal - dual, atol=1e-10 * primal)
         np.testing.assert_allclose(proof.violation, violation, atol=1e-10)
         assert 0 <= proof.gap <= violation * C * len(y)  # the page's bound, with b in [m, M]
-        magnitude = np.abs(beta)
-        assert proof.num_free == ((magnitude > 0) & (magnitude < C)).sum()
-        assert proof.num_bound == (magnitude == C).sum()
-        # It looks at the data it is given: with other labels the machine is not optimal.
-        other = jax.tree.map(np.ravel, classifier.certificate(model, x, np.roll(y, 1)))
-        assert not other.gap < proof.gap
+        size = np.abs(beta)
+        assert proof.num_free == ((size > 0) & (size < C)).sum()
+        assert proof.num_bound == (size == C).sum()
+    # It looks at the data it is given: with other rows the machine is not optimal.
+    other = classifier.certificate(model, x[::-1], y)
+    assert other.violation[0] > 0.1
+
+
+def test_gradient_of_the_scores_is_that_of_the_kernel(x64):
+    x, _, _ = tumours()
+    model = fit_tumours()
+
+    def score(t):
+        return classifier.decision_function(model, (x[0] + t * (x[1] - x[0]))[None])[0]
+
+    step = 1e-5
+    central = (score(0.3 + step) - score(0.3 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(score)(0.3), central, rtol=1e-7)  # step^2, 1e-16 / step
 
 
 # --- Weights --------------------------------------------------------------------------------------
@@ -303,209 +408,144 @@ X40, Y40 = blobs(40)
 GAUSSIAN = kernels.gaussian(0.5)
 
 
-def fit40(C=1.0, gamma=0.5, class_weight=(1.0, 1.0), y=Y40, sample_weight=None, tol=1e-4):
-    weight = jnp.ones(40) if sample_weight is None else jnp.asarray(sample_weight, jnp.float32)
-    model = classifier.fit(
-        X40,
-        y,
-        kernel=kernels.gaussian(gamma),
-        C=C,
-        class_weight=jnp.asarray(class_weight),
-        sample_weight=weight,
-        num_classes=2,
-        tol=tol,
-    )
-    return model
+def fit40(x=X40, y=Y40, *, gamma=0.5, **options):
+    """Forty rows in float32: many tests, one program."""
+    options = {"tol": 1e-4} | options
+    return classifier.fit(x, y, kernel=kernels.gaussian(gamma), num_classes=2, **options)
 
 
-def scores40(model):
-    return np.asarray(classifier.decision_function(model, X40))
+def scores40(model, x=X40):
+    return np.asarray(classifier.decision_function(model, x))
 
 
 def test_weight_zero_drops_a_row_and_weight_two_is_two_rows():
-    weight = np.ones(40)
+    weight = np.ones(40, np.float32)
     weight[::4], weight[1::4] = 0, 2
     rows = np.repeat(np.arange(40), weight.astype(int))
     assert len(rows) == 40  # so that the shapes, and the program, are the same
     weighted = fit40(sample_weight=weight)
-    repeated = classifier.fit(
-        X40[rows],
-        Y40[rows],
-        kernel=GAUSSIAN,
-        C=1.0,
-        class_weight=jnp.ones(2),
-        sample_weight=jnp.ones(40),
-        num_classes=2,
-        tol=1e-4,
-    )
     # Both within 1e-4 of the same optimum, by the violation; scores of size 1
-    np.testing.assert_allclose(
-        scores40(weighted), classifier.decision_function(repeated, X40), atol=5e-4
-    )
+    repeated = fit40(X40[rows], Y40[rows])
+    np.testing.assert_allclose(scores40(weighted), scores40(repeated), atol=5e-4)
     assert not weighted.dual_coef[0][::4].any()
     assert not weighted.support[::4].any()
 
 
 def test_class_weight_is_a_weight_of_rows():
-    by_class = fit40(class_weight=(0.3, 2.0))
-    by_row = fit40(sample_weight=np.where(Y40 == 1, 2.0, 0.3))
+    by_class = fit40(class_weight=[0.3, 2.0])
+    by_row = fit40(sample_weight=np.where(Y40 == 1, 2.0, 0.3).astype(np.float32))
     np.testing.assert_allclose(scores40(by_class), scores40(by_row), atol=1e-6)
-    assert (scores40(by_class) > scores40(fit40())).mean() > 0.9  # towards the heavier class
+    assert scores40(by_class).mean() > scores40(fit40()).mean()  # towards the heavier class
 
 
 def test_balanced_is_the_count_of_the_other():
     lopsided = np.where(np.arange(40) < 8, 1, 0)
-    balanced = classifier.fit(
-        X40, lopsided, kernel=GAUSSIAN, class_weight="balanced", num_classes=2, tol=1e-4
-    )
-    by_hand = fit40(y=lopsided, class_weight=(40 / 64, 40 / 16))
+    balanced = fit40(y=lopsided, class_weight="balanced")
+    by_hand = fit40(y=lopsided, class_weight=[40 / 64, 40 / 16])
     np.testing.assert_allclose(scores40(balanced), scores40(by_hand), atol=1e-5)
-
-
-# --- Precomputed ----------------------------------------------------------------------------------
-
-
-def test_a_gram_matrix_takes_the_place_of_a_kernel():
-    gram = np.asarray(kernels.gram(GAUSSIAN, X40))
-    plain = fit40()
-    rows = classifier.fit(gram, Y40, kernel="precomputed", num_classes=2, tol=1e-4)
-    numbers = np.arange(40)[:, None]
-    by_number = classifier.fit(
-        numbers, Y40, kernel=kernels.precomputed(gram), num_classes=2, tol=1e-4
-    )
-    np.testing.assert_allclose(
-        classifier.decision_function(rows, gram[:7]), scores40(plain)[:7], atol=5e-4
-    )
-    np.testing.assert_allclose(
-        classifier.decision_function(by_number, numbers[:7]), scores40(plain)[:7], atol=5e-4
-    )
-    proofs = [
-        classifier.certificate(plain, X40, Y40),
-        classifier.certificate(rows, gram, Y40),
-        classifier.certificate(by_number, numbers, Y40),
-    ]
-    duals = [float(np.ravel(proof.dual)[0]) for proof in proofs]
-    np.testing.assert_allclose(duals, duals[0], rtol=1e-5)
-    assert all(np.ravel(proof.violation)[0] <= 1.1e-4 for proof in proofs)
 
 
 # --- Transformations ------------------------------------------------------------------------------
 
 
-@jax.jit
-def whole_program(x, y, C, gamma, class_weight, sample_weight):
-    """A fit among other things: the numbers that a search wants."""
-    model = classifier.fit(
-        x,
-        y,
-        kernel=kernels.gaussian(gamma),
-        C=C,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        num_classes=2,
-        tol=1e-4,
-    )
-    right = classifier.predict(model, x) == y
-    held_out = sample_weight == 0
-    accuracy = jnp.where(held_out, right, False).sum() / jnp.maximum(held_out.sum(), 1)
-    return {name: getattr(model, name) for name in FIELDS} | {"accuracy": accuracy}
+def whole_program(x, key, y, C, gamma, class_weight, sample_weight):
+    """A fit among other things: what a search wants."""
 
-
-def test_jit_equals_eager_and_vmap_equals_a_loop():
-    rng = np.random.default_rng(0)
-    batch = 5
-    arguments = (
-        np.where(rng.random((batch, 40)) < 0.1, 1 - Y40, Y40),
-        np.logspace(-2, 2, batch).astype(np.float32),
-        np.linspace(0.1, 2, batch, dtype=np.float32),
-        rng.uniform(0.5, 2, (batch, 2)).astype(np.float32),
-        (np.arange(40)[None] % batch != np.arange(batch)[:, None]).astype(np.float32),
-    )
-    together = jax.vmap(functools.partial(whole_program, X40))(*arguments)
-    for i in range(batch):
-        own = [argument[i] for argument in arguments]
-        alone = whole_program(X40, *own)
-        labels, C, gamma, class_weight, sample_weight = own
-        eager = fit40(C, gamma, class_weight, labels, sample_weight)
-        for name in FIELDS:
-            # The same steps, up to the order of sums; where ties are broken otherwise, another
-            # path to the same optimum, within the tolerance times the cost of a row.
-            scale = 1e-4 * max(1.0, float(C))
-            ours = np.asarray(together[name][i], np.float32)
-            np.testing.assert_allclose(ours, np.asarray(alone[name], np.float32), atol=scale)
-            np.testing.assert_allclose(ours, np.asarray(getattr(eager, name)), atol=scale)
-        assert alone["converged"].all()
-        accuracy = (np.asarray(classifier.predict(eager, X40)) == labels)[sample_weight == 0].mean()
-        np.testing.assert_allclose(together["accuracy"][i], accuracy, rtol=1e-6)
-
-
-def test_vmap_over_one_argument_at_a_time():
-    Cs = jnp.array([0.1, 10.0])
-    by_C = jax.vmap(lambda C: fit40(C=C).dual_coef)(Cs)
-    by_gamma = jax.vmap(lambda gamma: fit40(gamma=gamma).dual_coef)(Cs)
-    for i, value in enumerate(Cs):
-        np.testing.assert_allclose(by_C[i], fit40(C=value).dual_coef, atol=1e-3)
-        np.testing.assert_allclose(by_gamma[i], fit40(gamma=value).dual_coef, atol=1e-3)
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["gamma"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class Counted:
-    """A kernel of one's own that counts how often it is traced."""
-
-    gamma: jax.Array
-    traces = 0
-
-    def __call__(self, x, z):
-        type(self).traces += 1
-        return jnp.exp(-self.gamma * jnp.square(x - z).sum())
-
-
-def test_a_kernel_of_ones_own_and_no_second_compilation():
-    def fit(C, gamma):
+    def fit(x, y, sample_weight):
         return classifier.fit(
-            X40, Y40, kernel=Counted(jnp.float32(gamma)), C=C, num_classes=2, tol=1e-4
+            x,
+            y,
+            kernel=kernels.gaussian(gamma),
+            C=C,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            num_classes=2,
+            tol=1e-4,
         )
 
-    np.testing.assert_allclose(scores40(fit(1.0, 0.5)), scores40(fit40()), atol=5e-4)
-    traced = Counted.traces
-    assert traced > 0
-    other = fit(7.0, 0.1)
-    classifier.decision_function(other, X40)
-    assert Counted.traces == traced
-    assert other.dual_coef.max() > 1
+    calibrated = classifier.calibrate(key, x, y, fit=fit, num_folds=4, sample_weight=sample_weight)
+    model = calibrated.model
+    right = jnp.where(sample_weight == 0, classifier.predict(model, x) == y, False)
+    return {
+        "dual_coef": model.dual_coef[0],
+        "intercept": model.intercept[0],
+        "converged": model.converged[0],
+        "calibrated": calibrated.converged[0],
+        "accuracy": right.sum() / jnp.maximum((sample_weight == 0).sum(), 1),
+        "probabilities": classifier.predict_proba(calibrated, x),
+    }
 
 
-def test_gradient_of_the_scores_is_that_of_the_kernel(x64):
-    x, y = blobs(40, dtype=np.float64)
-    model = classifier.fit(x, y, kernel=kernels.gaussian(0.5), num_classes=2)
+BATCHED = jax.jit(jax.vmap(whole_program, in_axes=(None, 0, 0, 0, 0, 0, 0)))
 
-    def score(point):
-        return classifier.decision_function(model, point[None])[0]
 
-    point, step = jnp.array([0.3, -0.4]), 1e-5
-    slope = jax.grad(score)(point)
-    for i, unit in enumerate(np.eye(2)):
-        central = (score(point + step * unit) - score(point - step * unit)) / (2 * step)
-        np.testing.assert_allclose(slope[i], central, rtol=1e-7)  # step^2, and 1e-16 / step
+def batch_of_problems(size):
+    rng = np.random.default_rng(0)
+    return (
+        jax.random.split(jax.random.key(0), size),
+        np.where(rng.random((size, 40)) < 0.1, 1 - Y40, Y40),
+        np.logspace(-2, 2, size).astype(np.float32),
+        np.linspace(0.1, 2, size, dtype=np.float32),
+        rng.uniform(0.5, 2, (size, 2)).astype(np.float32),
+        (np.arange(40)[None] % size != np.arange(size)[:, None]).astype(np.float32),
+    )
+
+
+def test_jit_and_vmap_equal_a_loop():
+    # Over keys, labels, C, gamma, class weights and folds at once; the loop is not compiled as a
+    # whole.
+    problems = batch_of_problems(4)
+    together = BATCHED(X40, *problems)
+    for i in range(4):
+        key, *numbers = (argument[i] for argument in problems)
+        numbers[2] = float(numbers[2])
+        alone = whole_program(X40, key, *numbers)
+        # Where a tie is broken otherwise, another path to the same optimum, within the tolerance
+        # times what a row can cost
+        scale = 1e-3 * max(1.0, float(numbers[1]))
+        for name, value in alone.items():
+            ours, other = (np.asarray(v, np.float32) for v in (together[name][i], value))
+            np.testing.assert_allclose(ours, other, atol=scale, err_msg=name)
+        assert alone["converged"]
+        assert alone["calibrated"]
+
+
+def test_a_second_call_compiles_nothing(caplog):
+    fit40()
+    scores40(fit40(C=2.0))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        model = fit40(
+            np.roll(X40, 1, 0),
+            1 - Y40,
+            gamma=0.1,
+            C=7.0,
+            tol=1e-3,
+            max_iter=10_000,
+            sample_weight=np.linspace(0, 1, 40, dtype=np.float32),
+            class_weight=[1.0, 2.0],
+        )
+        scores40(model)
+    compiled = [r.getMessage() for r in caplog.records if "_fit" in r.getMessage()]
+    assert not compiled
+    assert model.dual_coef.max() > 1
 
 
 # --- What can go wrong ----------------------------------------------------------------------------
 
 
 def test_running_out_of_iterations_is_told():
-    x, y = standardised("breast_cancer")
-    x = x.astype(np.float32)
-    model = classifier.fit(x, y, kernel=kernels.gaussian(0.1), num_classes=2, max_iter=5)
+    model = fit40(C=100.0, max_iter=8)
     assert not model.converged[0]
-    assert model.num_iterations[0] <= 8  # rounded up to a multiple of 8
-    gram = np.exp(-0.1 * squared_distances(x.astype(np.float64), x))
-    violation = true_violation(gram, y, np.ones(len(y)), model.dual_coef[0])
+    assert model.num_iterations[0] <= 8
+    wide = X40.astype(np.float64)
+    gram = np.exp(-0.5 * squared_distances(wide, wide))
+    violation = true_violation(gram, Y40, np.full(40, 100.0), model.dual_coef[0])
     assert violation > 0.1
     np.testing.assert_allclose(model.violation[0], violation, rtol=1e-3)
-    proof = classifier.certificate(model, x, y)
-    assert np.ravel(proof.gap)[0] > 1
-    assert np.isfinite(classifier.decision_function(model, x)).all()
+    proof = classifier.certificate(model, X40, Y40)
+    np.testing.assert_allclose(proof.violation[0], violation, rtol=1e-3)
+    assert proof.gap[0] > 1
+    assert np.isfinite(scores40(model)).all()
 
 
 @pytest.mark.parametrize("case", ["opposite", "constant", "same"])
@@ -517,52 +557,41 @@ def test_points_without_a_border(case):
         x[:, 1] = 3.0
     if case == "same":
         x[:] = 2.0
-    model = classifier.fit(
-        x,
-        Y40,
-        kernel=GAUSSIAN,
-        C=1.0,
-        class_weight=jnp.ones(2),
-        sample_weight=jnp.ones(40),
-        num_classes=2,
-        tol=1e-4,
-    )
+    model = fit40(x)
     wide = x.astype(np.float64)
     gram = np.exp(-0.5 * squared_distances(wide, wide))
     assert true_violation(gram, Y40, np.ones(40), model.dual_coef[0]) <= 1e-4
     assert model.converged[0]
-    scores = np.asarray(classifier.decision_function(model, x))
     if case != "constant":  # every point pulls both ways: all duals at their bound, w = 0
         np.testing.assert_allclose(np.abs(model.dual_coef[0]), 1)
-        np.testing.assert_allclose(scores, 0, atol=1e-5)
+        np.testing.assert_allclose(scores40(model, x), 0, atol=1e-5)
 
 
 @given(
     x=hnp.arrays(np.int8, (12, 2), elements=st.integers(-2, 2)),
     labels=hnp.arrays(np.int8, 10, elements=st.integers(0, 1)),
-    weight=hnp.arrays(np.int8, 12, elements=st.integers(0, 3)),
+    weight=hnp.arrays(np.int8, 10, elements=st.integers(0, 3)),
     C=st.sampled_from([0.001, 0.5, 1.0, 100.0]),
 )
 @settings(deadline=None, max_examples=30)
 def test_what_is_claimed_is_true(x, labels, weight, C):
     """Points on a coarse grid, so that many coincide; any labels, any weights."""
-    x = x.astype(np.float32)
-    y = np.concatenate([labels, [0, 1]]).astype(np.int32)
-    weight = weight.astype(np.float32)
-    weight[-2:] = 1  # both classes occur
-    costs = np.asarray(np.float32(C) * weight, np.float64)
-    model = classifier.fit(
-        x, y, kernel=kernels.gaussian(1.0), C=C, sample_weight=weight, num_classes=2
-    )
-    gram = np.exp(-squared_distances(x.astype(np.float64), x))
+    rows = np.zeros((40, 2), np.float32)
+    rows[:12] = x
+    y, costs = np.zeros(40, np.int32), np.zeros(40, np.float32)
+    y[:12] = [*labels, 0, 1]  # both classes occur
+    costs[:12] = [*weight, 1, 1]
+    model = fit40(rows, y, gamma=1.0, C=C, sample_weight=costs, tol=1e-3)
+    costs = (np.float32(C) * costs).astype(np.float64)
+    wide = rows.astype(np.float64)
+    gram = np.exp(-squared_distances(wide, wide))
     beta = np.asarray(model.dual_coef[0], np.float64)
     rounding = 1e-5 * max(1, C)  # float32, 12 duals of up to 3 C
     assert abs(beta.sum()) <= rounding
     assert model.converged[0]
     assert true_violation(gram, y, costs, beta) <= 1e-3
-    proof = classifier.certificate(model, x, y)
-    gap = float(np.ravel(proof.gap)[0])
-    assert -10 * rounding <= gap <= (1e-3 + rounding) * costs.sum() + 10 * rounding
+    gap = float(classifier.certificate(model, rows, y).gap[0])
+    assert 0 <= gap <= (1e-3 + rounding) * costs.sum() + 10 * rounding
 
 
 NAN = np.where(np.arange(6).reshape(3, 2) == 3, np.nan, 1.0).astype(np.float32)
@@ -637,13 +666,19 @@ def test_bad_rows_at_prediction_are_refused():
 
 
 def test_under_jit_bad_data_are_told_by_the_result():
+    key, _, C, gamma, class_weight, _ = batch_of_problems(4)
+    weight = np.ones((4, 40), np.float32)
+    good = np.broadcast_to(Y40, (4, 40))
     bad = X40.copy()
     bad[3, 1] = np.nan
-    weight = np.ones(40, np.float32)
-    spoilt = whole_program(bad, Y40, 1.0, 0.5, np.ones(2, np.float32), weight)
-    assert not spoilt["converged"].any()
-    one_class = whole_program(X40, np.zeros(40, int), 1.0, 0.5, np.ones(2, np.float32), weight)
-    assert not one_class["converged"].any()
+    for name, x, y, weights in [
+        ("NaN", bad, good, weight),
+        ("one class", X40, np.zeros_like(good), weight),
+        ("no row", X40, good, 0 * weight),
+    ]:
+        spoilt = BATCHED(x, key, y, C, gamma, class_weight, weights)
+        assert not spoilt["converged"].any(), name
+        assert not spoilt["calibrated"].any(), name
 
 
 # --- Calibration ----------------------------------------------------------------------------------
@@ -743,23 +778,15 @@ def test_coupling_of_certain_pairs_in_float32():
         classifier.couple(np.ones((3, 2)))
 
 
-def blob_fit(**options):
-    return functools.partial(
-        classifier.fit,
-        kernel=GAUSSIAN,
-        C=1.0,
-        class_weight=jnp.ones(2),
-        num_classes=2,
-        tol=1e-4,
-        **options,
-    )
+def blob_fit(x, y, sample_weight):
+    return fit40(x, y, sample_weight=sample_weight)
 
 
 def test_scores_come_from_machines_that_did_not_see_the_row():
     weight = np.ones(40, np.float32)
     weight[:3] = 0
     calibrated = classifier.calibrate(
-        jax.random.key(0), X40, Y40, fit=blob_fit(), num_folds=4, sample_weight=weight
+        jax.random.key(0), X40, Y40, fit=blob_fit, num_folds=4, sample_weight=weight
     )
     fold = np.asarray(calibrated.fold)
     for part in range(4):
@@ -768,60 +795,39 @@ def test_scores_come_from_machines_that_did_not_see_the_row():
         for label in (0, 1):
             share = (mine & (label == Y40) & (weight > 0)).sum()
             assert share in (4, 5)
-        without = blob_fit()(X40, Y40, sample_weight=np.where(mine, 0, weight))
-        np.testing.assert_allclose(
-            calibrated.scores[mine, 0], classifier.decision_function(without, X40[mine]), atol=1e-6
-        )
+        without = blob_fit(X40, Y40, np.where(mine, 0, weight))
+        np.testing.assert_allclose(calibrated.scores[mine, 0], scores40(without)[mine], atol=1e-6)
     fitted = classifier.platt(calibrated.scores[:, 0], Y40, weight)
     for ours, theirs in zip(calibrated.sigmoid, fitted, strict=True):
         np.testing.assert_allclose(ours[0], theirs, rtol=1e-4)
-    whole = blob_fit()(X40, Y40, sample_weight=weight)
+    whole = blob_fit(X40, Y40, weight)
     np.testing.assert_allclose(calibrated.model.dual_coef, whole.dual_coef, atol=1e-6)
     p = np.asarray(classifier.predict_proba(calibrated, X40))
-    z = fitted.slope * classifier.decision_function(whole, X40) + fitted.offset
+    z = float(fitted.slope) * scores40(whole) + float(fitted.offset)
     np.testing.assert_allclose(p[:, 1], 1 / (1 + np.exp(-z)), rtol=1e-4)
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
     assert calibrated.converged.all()
 
 
-def test_calibration_is_one_program_under_jit_and_vmap():
-    @jax.jit
-    @jax.vmap
-    def program(key, C):
-        fit = functools.partial(blob_fit(), C=C)
-        calibrated = classifier.calibrate(key, X40, Y40, fit=fit, num_folds=4)
-        return classifier.predict_proba(calibrated, X40)
-
-    keys, Cs = jax.random.split(jax.random.key(1), 2), jnp.array([0.1, 3.0])
-    together = program(keys, Cs)
-    for key, C, ours in zip(keys, Cs, together, strict=True):
-        fit = functools.partial(blob_fit(), C=C)
-        alone = classifier.calibrate(key, X40, Y40, fit=fit, num_folds=4)
-        np.testing.assert_allclose(ours, classifier.predict_proba(alone, X40), atol=2e-4)
-
-
-@pytest.mark.parametrize("way", ["one_vs_one", "one_vs_rest", "linear"])
+@pytest.mark.parametrize("way", ["one_vs_one", "linear"])
 def test_probabilities_of_several_classes(way):
-    x, y = standardised("iris")
-    x = x.astype(np.float32)
+    data = demo.problem(jax.random.key(0), name="wine")
     fit = (
-        functools.partial(classifier.fit_linear, num_classes=3)
+        functools.partial(classifier.fit_linear, num_classes=3)  # one against the rest
         if way == "linear"
-        else functools.partial(
-            classifier.fit, kernel=kernels.gaussian(0.25), num_classes=3, multiclass=way
-        )
+        else functools.partial(classifier.fit, kernel=kernels.gaussian("scale"), num_classes=3)
     )
-    calibrated = classifier.calibrate(jax.random.key(0), x, y, fit=fit, num_folds=3)
-    p = np.asarray(classifier.predict_proba(calibrated, x))
-    assert p.shape == (150, 3)
+    calibrated = classifier.calibrate(
+        jax.random.key(0), data.x_train, data.y_train, fit=fit, num_folds=3
+    )
+    p, y = np.asarray(classifier.predict_proba(calibrated, data.x_test)), np.asarray(data.y_test)
+    assert p.shape == (len(y), 3)
     assert (p >= 0).all()
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     assert (p.argmax(1) == y).mean() > 0.9
-    log_loss = -np.log(p[np.arange(150), y]).mean()
-    assert log_loss < 0.5 * np.log(3)  # far better than a guess
-    sigmoids = np.asarray(calibrated.sigmoid.slope)
-    assert sigmoids.shape == (3,)
-    assert (sigmoids[[0, 2]] > 0).all()
+    assert -np.log(p[np.arange(len(y)), y]).mean() < 0.3 * np.log(3)  # far better than a guess
+    assert (np.asarray(calibrated.sigmoid.slope) > 0).all()
+    assert calibrated.converged.shape == (3,)
 
 
 def test_calibrate_refuses():
@@ -829,11 +835,11 @@ def test_calibrate_refuses():
     for change, error, message in [
         (dict(fit="svc"), TypeError, "fit must be callable"),
         (dict(num_folds=1), ValueError, "num_folds must be at least 2"),
-        (dict(y=np.eye(1, 40, dtype=int)[0]), ValueError, "class 1 has one"),
+        (dict(y=np.eye(1, 40, dtype=int)[0]), ValueError, "class 0 has one|class 1 has one"),
         (dict(y=Y40[:7]), ValueError, "as many rows"),
         (dict(sample_weight=np.full(40, -1.0)), ValueError, "sample_weight must not be negative"),
     ]:
-        arguments = dict(x=X40, y=Y40, fit=blob_fit()) | change
+        arguments = dict(x=X40, y=Y40, fit=blob_fit) | change
         with pytest.raises(error, match=message):
             classifier.calibrate(key, arguments.pop("x"), arguments.pop("y"), **arguments)
     with pytest.raises(TypeError, match="model must come from calibrate"):
@@ -859,10 +865,9 @@ def test_demo_shows_what_the_page_says():
     assert result.converged
     assert result.violation <= 1e-3
     assert 0 <= np.ravel(result.certificate.gap)[0] <= result.gap_bound
-    assert result.grid_score.max() > 0.95
-    assert result.test_error < 0.06
-    assert result.log_loss < 0.3 * result.log_loss_prior
-    pairwise, rest = result.several
-    assert pairwise.converged
-    assert rest.converged
+    # The quick run sees two features of thirty.
+    assert result.grid_score.max() > 0.85
+    assert result.test_error < 0.15
+    assert result.log_loss < 0.5 * result.log_loss_prior
+    assert all(way.converged and way.test_error < 0.1 for way in result.several)
     assert demo.tables(result)

@@ -121,7 +121,7 @@ def test_float32_and_the_certificate():
     assert proof.violation <= 1e-3 + 1e-5
     np.testing.assert_allclose(proof.primal - proof.dual, proof.gap, rtol=1e-6, atol=1e-9)
     assert 0 <= proof.gap < 1e-2 * proof.primal
-    assert proof.num_free + proof.num_bound == np.sum(model.support)
+    assert proof.num_free + proof.num_bound == int(model.support.sum())
 
 
 def test_duals_in_float64_over_rows_in_float32(x64):

@@ -8,7 +8,7 @@ models that guess at random: how good does the luckiest look, and how good is it
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -109,11 +109,11 @@ class Result(NamedTuple):
     count_losses: np.ndarray
     count_size: int
     models: np.ndarray
-    lucky_validation: Array
-    lucky_test: Array
-    lucky_error: Array
-    lucky_exact: Array
-    lucky_bound: Array
+    lucky_validation: np.ndarray
+    lucky_test: np.ndarray
+    lucky_error: np.ndarray
+    lucky_exact: np.ndarray
+    lucky_bound: np.ndarray
     num_validation: int
 
 
@@ -199,18 +199,25 @@ def run(
     feature, y, thresholds = chosen.feature, chosen.y, chosen.thresholds
     sizes = (25, 100, 400) if quick else (25, 50, 100, 200, 400, 800)
 
-    draws = []
-    for n in progress.track(sizes, "training sets"):
-        # In chunks, so that long training sets do not need much memory.
-        draws.append(_draw(draw_key, feature, y, thresholds, n, num_draws, max(1, 200_000 // n)))
-    single = np.array([np.mean(d.single_deviation >= epsilon) for d in draws])
-    every = np.array([np.mean(d.deviation >= epsilon) for d in draws])
-    best = draws[0].best
+    # All sizes in one program; in chunks, so that long training sets do not need much memory.
+    n = jnp.asarray(sizes)
+    chunks = jax.random.split(draw_key, 8)
+    parts: list[Any] = [
+        jax.device_get(
+            _draw(chunk, feature, y, thresholds, n, sizes[-1], max(1, num_draws // len(chunks)))
+        )
+        for chunk in progress.track(chunks, "training sets")
+    ]
+    drawn: list[Any] = [np.concatenate([part[i] for part in parts], axis=1) for i in range(1, 6)]
+    draws = bounds.TrainingDraws(jax.tree.map(lambda leaf: leaf[0], parts[0].best), *drawn)
+    best, num_draws = draws.best, draws.deviation.shape[1]
+    single = np.mean(draws.single_deviation >= epsilon, axis=1)
+    every = np.mean(draws.deviation >= epsilon, axis=1)
     # Rounding: three sums of n numbers k/n in float32.
-    broken = np.mean([d.all_loss - best.loss > 2 * d.deviation + 1e-5 for d in draws])
-    n = np.array(sizes)
+    broken = (draws.all_loss - best.loss > 2 * draws.deviation + 1e-5).mean()
 
-    example_size, count_size = sizes[1 if quick else 2], 25
+    shown, count_size = (1 if quick else 2), 25
+    example_size = sizes[shown]
     curves = _curves(curve_key, feature, y, thresholds, example_size)
     counts = 2 ** np.arange(1, 1 + int(np.log2(len(thresholds))))
     grids = np.stack([
@@ -228,10 +235,11 @@ def run(
         jax.random.split(guess_key, num_repeats),
         jnp.asarray(packed[: WORDS[0]]),
         jnp.asarray(packed[WORDS[0] :]),
-        tuple(models.tolist()),
+        jnp.asarray(models, jnp.int32),
+        int(models[-1]),
     )
     num_validation = 32 * WORDS[0]
-    scores = jnp.stack([validation, test], axis=-1)
+    scores = np.stack([validation, test], axis=-1)
     return Result(
         source=chosen.source,
         names=chosen.names,
@@ -242,7 +250,7 @@ def run(
         epsilon=epsilon,
         example_size=example_size,
         curves=curves,
-        example=draws[1 if quick else 2],
+        example=bounds.TrainingDraws(best, *(leaf[shown] for leaf in draws[1:])),
         num_draws=num_draws,
         sizes=sizes,
         single_rate=single,
@@ -255,22 +263,31 @@ def run(
         count_losses=np.asarray(by_count),
         count_size=count_size,
         models=models,
-        lucky_validation=validation.mean(axis=0),
-        lucky_test=test.mean(axis=0),
+        lucky_validation=scores[..., 0].mean(axis=0),
+        lucky_test=scores[..., 1].mean(axis=0),
         lucky_error=scores.std(axis=0, ddof=1) / num_repeats**0.5,
-        lucky_exact=_expected(jnp.asarray(models, jnp.float32), num_validation),
-        lucky_bound=bounds.expected_best_bound(models, num_validation),
+        lucky_exact=np.asarray(_expected(jnp.asarray(models, jnp.float32), num_validation)),
+        lucky_bound=np.asarray(bounds.expected_best_bound(models, num_validation)),
         num_validation=num_validation,
     )
 
 
-@partial(jax.jit, static_argnames=("n", "num_draws", "chunk_size"))
+@partial(jax.jit, static_argnames=("capacity", "num_draws"))
 def _draw(
-    key: Array, feature: Array, y: Array, thresholds: Array, n: int, num_draws: int, chunk_size: int
+    key: Array,
+    feature: Array,
+    y: Array,
+    thresholds: Array,
+    sizes: Array,
+    capacity: int,
+    num_draws: int,
 ) -> bounds.TrainingDraws:
-    return bounds.draw_training_sets(
-        key, feature, y, thresholds, n=n, num_draws=num_draws, chunk_size=chunk_size
-    )
+    """For each size its draws; a longer training set begins with the shorter one."""
+    return jax.vmap(
+        lambda n: bounds.draw_training_sets(
+            key, feature, y, thresholds, n=n, capacity=capacity, num_draws=num_draws
+        )
+    )(sizes)
 
 
 @partial(jax.jit, static_argnames="n")
@@ -289,25 +306,28 @@ def _by_count(key: Array, feature: Array, y: Array, grids: Array, n: int, num_dr
     return jax.lax.map(one, grids)
 
 
-@partial(jax.jit, static_argnames="models")
+@partial(jax.jit, static_argnames="num_models")
 def _lucky(
-    keys: Array, validation: Array, test: Array, models: tuple[int, ...]
+    keys: Array, validation: Array, test: Array, models: Array, num_models: int
 ) -> tuple[Array, Array]:
     """Accuracy on both sets of the best of the first m models, each a row of random bits."""
 
     def one(key: Array) -> tuple[Array, Array]:
         validation_key, test_key = jax.random.split(key)
-        guesses = jax.random.bits(validation_key, (models[-1], len(validation)), jnp.uint32)
+        guesses = jax.random.bits(validation_key, (num_models, len(validation)), jnp.uint32)
         right = _agreement(guesses, validation[None])
-        winners = jnp.stack([jnp.argmax(right[:m]) for m in models])
+        # The best so far, and the first of equals, in one number.
+        leader = jax.lax.cummax(right * num_models + jnp.arange(num_models)[::-1])[models - 1]
+        winners = num_models - 1 - leader % num_models
 
         def judge(model: Array) -> Array:  # each model has its own guesses, drawn when needed
             guess = jax.random.bits(jax.random.fold_in(test_key, model), test.shape, jnp.uint32)
             return _agreement(guess, test)
 
-        return right[winners], jax.vmap(judge)(winners)
+        return leader // num_models, jax.vmap(judge)(winners)
 
-    return jax.lax.map(one, keys)
+    right, judged = jax.vmap(one)(keys)
+    return right / (32 * len(validation)), judged / (32 * len(test))
 
 
 @partial(jax.jit, static_argnames="n")
@@ -316,8 +336,8 @@ def _expected(models: Array, n: int) -> Array:
 
 
 def _agreement(guess: Array, truth: Array) -> Array:
-    """The share of equal bits."""
-    return 1 - jax.lax.population_count(guess ^ truth).mean(axis=-1, dtype=jnp.float32) / 32
+    """The number of equal bits."""
+    return jax.lax.population_count(~(guess ^ truth)).sum(axis=-1, dtype=jnp.int32)
 
 
 def _binomial_tail(n: int, p: float, epsilon: float) -> float:
@@ -440,7 +460,7 @@ def plot(result: Result) -> "Figure":
             xlabel="training rows", ylabel="probability", ylim=(0.3 / result.num_draws, None),
             title=f"Off by {result.epsilon:g} or more",
         )  # fmt: skip
-        rates.legend(fontsize="small")
+        rates.legend(fontsize="small", loc="lower left")
 
         for column, style, label in (
             (1, "o-", "$L(h^{train}, D_{train})$"),
@@ -472,4 +492,8 @@ def plot(result: Result) -> "Figure":
             title="Nothing but luck",
         )  # fmt: skip
         luck.legend(fontsize="small")
+        rates.set_xticks(result.sizes, [str(n) for n in result.sizes], minor=False)
+        trade.set_xticks(result.counts, [str(n) for n in result.counts], minor=False)
+        for panel in (rates, trade):
+            panel.tick_params(which="minor", bottom=False, labelbottom=False)
     return figure

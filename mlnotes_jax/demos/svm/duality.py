@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Pairs", "Problem", "Result", "Steps", "plot", "problem", "run", "tables"]
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
+NUM_STEPS = 14  # more than the method needs
 
 
 class Problem(NamedTuple):
@@ -195,7 +196,7 @@ def _meet(x: Array, y: Array, cost: Array) -> tuple[duality.QPSolution, Steps]:
         residuals = found.residuals
         return found, Steps(lower, upper, upper - lower, residuals.primal, residuals.dual)
 
-    found, steps = lax.map(after, jnp.arange(1, 26))
+    found, steps = lax.map(after, jnp.arange(1, NUM_STEPS + 1))
     lower, upper = lax.cummax(steps.lower), lax.cummin(steps.upper)
     last = jax.tree.map(lambda part: part[-1], found)
     return last, steps._replace(lower=lower, upper=upper, gap=upper - lower)
@@ -257,9 +258,7 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             ),
             "steps": int(pairs.num_iterations[i]),
         }
-        for i, (name, width) in enumerate(
-            zip(pairs.names, map(float, pairs.width), strict=True)
-        )
+        for i, (name, width) in enumerate(zip(pairs.names, map(float, pairs.width), strict=True))
     ]
     status = duality.STATUSES[int(result.solution.status)]
     return {f"{result.num_rows} tumours: {status}": bounds, "Pairs of irises, one batch": streets}
@@ -299,7 +298,9 @@ def plot(result: Result) -> "Figure":
             )
         proof.plot(*np.asarray(pairs.common[which, 0]), "*", ms=14, color=figures.GREEN)
         proof.set(
-            xlabel="petal length in cm", ylabel="petal width in cm", title="In both hulls: no street"
+            xlabel="petal length in cm",
+            ylabel="petal width in cm",
+            title="In both hulls: no street",
         )
         proof.legend(fontsize="small")
     return figure

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _SHAPE = (569, 64)  # room for every pair of classes
+_WORDS = ("yes", "none", "unknown")  # for margin.STATUSES
 _SOURCE = datasets.Source(
     name="iris, wine, breast_cancer, digits",
     origin="scikit-learn",
@@ -219,9 +220,12 @@ def tables(result: Result) -> dict[str, list[dict[str, Any]]]:
             rows = np.isin(task.y, (first, second))
             streets.append(
                 {
-                    "pair": f"{task.class_names[first]}, {task.class_names[second]}",
+                    "pair": ", ".join(
+                        task.class_names[c].replace("class_", "cultivator ")
+                        for c in (first, second)
+                    ),
                     "rows": int(rows.sum()),
-                    "answer": margin.STATUSES[double.status[p]],
+                    "street": _WORDS[double.status[p]],
                     "margin": float(double.margin[p]),
                     "bound": float(double.bound[p]),
                     "rests on": int((double.weights[p] > 0).sum()),
@@ -235,7 +239,7 @@ def tables(result: Result) -> dict[str, list[dict[str, Any]]]:
         f"Digits, {len(order)} pairs: the narrowest and the widest streets": [
             {
                 "pair": f"{digits.problem.pairs[p, 0]} and {digits.problem.pairs[p, 1]}",
-                "answer": margin.STATUSES[digits.double.status[p]],
+                "street": _WORDS[digits.double.status[p]],
                 "margin": float(digits.double.margin[p]),
                 "bound - margin": f"{digits.double.bound[p] - digits.double.margin[p]:.0e}",
                 "rests on": int((digits.double.weights[p] > 0).sum()),

@@ -101,7 +101,7 @@ def run(
     *,
     quick: bool = False,
     epsilon: float = 60.0,
-    price: float = 20.0,
+    price: float = 100.0,
 ) -> Result:
     """Lay a tube around the patients, take out those who do not hold it, and compare tubes.
 
@@ -226,22 +226,20 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
     names = ("inside", "on the edge", "outside")
     size = np.abs(np.asarray(result.dual_coef))
     proof = result.certificate
-    cases = [(i, j) for i in range(len(result.prices)) for j in (int(np.argmin(result.errors[i])),)]
+    middle = int(np.flatnonzero(result.epsilons >= 40)[0])
     return {
         f"Who holds the tube (±{result.epsilon:g}, C = {result.price:g})": [
             {
                 "patients": name,
                 "count": int(mask.sum()),
-                "smallest |β|": round(float(size[mask].min(initial=np.inf)), 2)
-                if mask.any()
-                else 0,
+                "mean |β|": round(float(size[mask].sum() / max(mask.sum(), 1)), 2),
                 "largest |β|": round(float(size[mask].max(initial=0)), 2),
             }
             for name, mask in zip(names, _places(result), strict=True)
         ],
         "Leave them out, and the curve moves by at most": [
-            {"left out": "those inside", "moves by": round(result.moved, 3)},
-            {"left out": "those outside", "moves by": round(result.moved_by_outside, 3)},
+            {"left out": "those inside", "moves by": f"{result.moved:.1e}"},
+            {"left out": "those outside", "moves by": f"{result.moved_by_outside:.1e}"},
         ],
         "Certificate": [
             {
@@ -253,13 +251,16 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
         ],
         f"Held-out error, ten measurements (median alone: {result.constant_error:.1f})": [
             {
-                "C": float(result.prices[i]),
-                "best ε": float(result.epsilons[j]),
-                "error there": round(float(result.errors[i, j]), 2),
-                "error at ε = 0": round(float(result.errors[i, 0]), 2),
-                "support": f"{float(result.support[i, j]):.0%}",
+                "C": float(price),
+                "best ε": float(result.epsilons[errors.argmin()]),
+                "error": round(float(errors.min()), 1),
+                "needs": f"{support[errors.argmin()]:.0%}",
+                f"error at ±{result.epsilons[middle]:g}": round(float(errors[middle]), 1),
+                "needs then": f"{support[middle]:.0%}",
             }
-            for i, j in cases
+            for price, errors, support in zip(
+                result.prices, result.errors, result.support, strict=True
+            )
         ],
     }
 
