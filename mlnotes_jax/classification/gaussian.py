@@ -198,8 +198,9 @@ def log_joint(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Float[Array, "..
     Example:
         >>> from mlnotes_jax.classification import gaussian
         >>> model = gaussian.fit([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
-        >>> gaussian.log_joint(model, [1.0]).round(3).tolist()  # ln(1/2) - ln(2 pi)/2 - (0, 9/2)
-        [-1.6119999885559082, -6.1119999885559082]
+        >>> joint = gaussian.log_joint(model, [1.0])  # ln(1/2) - ln(2 pi)/2 - (0, 9/2)
+        >>> [f"{value:.3f}" for value in joint]
+        ['-1.612', '-6.112']
     """
     return _scores(model, *_rows(model, x), joint=True)
 
@@ -302,8 +303,8 @@ def linear_form(model: Gaussian) -> LinearForm:
         >>> from mlnotes_jax.classification import gaussian
         >>> model = gaussian.fit([[0.0], [2.0], [3.0], [5.0]], [0, 0, 1, 1])
         >>> coef, intercept = gaussian.linear_form(model)
-        >>> float(coef[1, 0] - coef[0, 0]), float(intercept[1] - intercept[0])
-        (3.0, -7.5)
+        >>> print(f"{coef[1, 0] - coef[0, 0]:.2f} {intercept[1] - intercept[0]:.2f}")
+        3.00 -7.50
 
     Reference:
         Bishop (2006), equations 4.66 to 4.70.

@@ -382,8 +382,8 @@ def edge_count(
     Example:
         >>> import jax.numpy as jnp
         >>> from mlnotes_jax.generalization import bounds
-        >>> int(bounds.edge_count(jnp.eye(5)))
-        13
+        >>> int(bounds.edge_count(jnp.zeros((4, 6)).at[:, 3:].set(1.0)))  # a step: two columns
+        8
     """
     return edges(pictures, sharpness=sharpness).sum(axis=(-2, -1), dtype=jnp.int32)
 

@@ -111,7 +111,8 @@ def fit_linear(
         num_classes: k, static; one more than the largest label by default, which must then be
             concrete.
         fit_intercept: Whether $b$ is fitted or is 0; static.
-        tol: Largest duality gap, relative to the objective; traced. float32 reaches about 1e-6.
+        tol: Largest duality gap, relative to the objective; traced. float32 reaches about 1e-6, and
+            less at a large `C`, where the rounding of a score costs `C` times as much.
         max_iter: Most Newton steps; traced.
 
     Returns:
@@ -272,7 +273,7 @@ def class_codes(y: ArrayLike, num_classes: int | None, weight: Array) -> tuple[A
                 f"every class of 0..{num_classes - 1} must have a row of positive weight, "
                 f"got none of class {missing[0]}"
             )
-    return codes, int(num_classes)
+    return codes.astype(jnp.int32), int(num_classes)
 
 
 def class_factors(

@@ -1,7 +1,6 @@
 r"""The interior-point method behind `duality.solve_qp`, and the derivative of its answer.
 
-The program is $\min \tfrac12 x^\top P x + q^\top x$ with $Ax = b$ and $Cx \le c$. All rows are kept
-in
+The program is $\min \tfrac12 x^\top P x + q^\top x$ with $Ax = b$ and $Cx \le c$. All rows are in
 one stack: those of $A$, of $G$, and, where there are bounds, $-I$ and $I$ (never formed); so are
 their right sides, and their multipliers $w = (\lambda, \mu)$. A row whose right side is infinite
 stays in its place, so that shapes are fixed, but is switched off: `keep` is False, the row acts as

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, Num
 
@@ -35,7 +36,6 @@ __all__ = ["Dual", "solve"]
 WHOLE = 2048
 # Sizes of the working set. A larger one is taken when too many duals are free for the smaller.
 _WORKING_SETS = (1024, 2048, 4096)
-INNER, FIN = 0.1, 0.05
 _CROWDED = 0.6
 # Free duals that stay in the working set, as a share of it. Without them, what one set has solved
 # the next one undoes: on 10 000 rows this makes 35 passes out of 217.
@@ -158,14 +158,14 @@ def solve(
             beta, v, k = _change_pairs(held, box, state.beta, state.v, goal, budget)
             return state._replace(beta=beta, v=v, num_iterations=state.num_iterations + k)
         for q in sizes:
-            crowded = jnp.inf if q == sizes[-1] else _CROWDED * q
+            crowded = size if q == sizes[-1] else int(_CROWDED * q)
             state = _passes(kernel, x, box, state, q, goal, max_iter, crowded)
         return state
 
     def again(carry: tuple[_State, Array, Array]) -> tuple[_State, Array, Array]:
         state, rounding, k = carry
         state = improve(state, jnp.maximum(0.95 * tol - rounding, 0.1 * tol))
-        v, violation, rounding = _recompute(kernel, x, linear, box, state.beta, held)
+        v, violation, rounding = _recompute(kernel, x, linear, box, state.beta, held, n)
         return state._replace(v=v, violation=violation), rounding, k + 1
 
     def unfinished(carry: tuple[_State, Array, Array]) -> Array:
@@ -184,7 +184,8 @@ def solve(
         _intercept(box, state.beta, state.v),
         state.violation,
         state.num_iterations,
-        state.violation <= tol,
+        # Without rows on both sides nothing can be changed, and nothing was learnt: -inf.
+        jnp.isfinite(state.violation) & (state.violation <= tol),
     )
 
 
@@ -196,7 +197,7 @@ def _passes(
     q: int,
     goal: Array,
     max_iter: Array | int,
-    crowded: float,
+    crowded: int,
 ) -> _State:
     """Working sets of `q` duals, until done or more than `crowded` duals are free."""
 
@@ -211,7 +212,7 @@ def _passes(
             box.take(rows),
             before,
             s.v[rows],
-            jnp.where(FIN * s.violation < goal, goal / 2, INNER * s.violation),
+            jnp.where(s.violation < 20 * goal, goal / 2, 0.1 * s.violation),
             max_iter - s.num_iterations,
         )
         beta = s.beta.at[rows].set(after)
@@ -291,17 +292,15 @@ def _change_pairs(
 
 
 def _recompute(
-    kernel: Any, x: Array, linear: Array, box: _Box, beta: Array, held: Array | None
+    kernel: Any, x: Array, linear: Array, box: _Box, beta: Array, held: Array | None, num_rows: int
 ) -> tuple[Array, Array, Array]:
     """The vector v and the violation from the data, and an estimate of their rounding error."""
     dtype = beta.dtype
     wide = jnp.zeros((), jax.dtypes.canonicalize_dtype(jnp.float64)).dtype
-    if wide != dtype or x.dtype != wide:
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            x = x.astype(wide)
-        held = None
+    if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != wide:
+        x, held = x.astype(wide), None
     exact = beta.astype(wide)
-    product = _times(kernel, x, x, exact) if held is None else held @ exact
+    product = _times(kernel, x, x, exact) if held is None else held.astype(wide) @ exact
     v = linear.astype(wide) - product
     wide_box = jax.tree.map(lambda a: a.astype(wide), box)
     best, least = wide_box.ends(exact, v)
@@ -309,7 +308,7 @@ def _recompute(
     if wide == jnp.float32:
         # The two forms of the kernel round differently: how far they part on a few rows shows
         # how far v may be off. Four times the root mean square covers nearly every row.
-        some = jnp.linspace(0, x.shape[0] - 1, 8).astype(jnp.int32)
+        some = np.linspace(0, num_rows - 1, 8).astype(np.int32)
         direct = jax.vmap(lambda row: jax.vmap(lambda other: kernel(row, other))(x) @ exact)(
             x[some]
         )
@@ -322,7 +321,7 @@ def _times(kernel: Any, x: Array, columns: Array, weights: Array) -> Array:
     """K(x, columns) @ weights, block by block; columns of weight zero are skipped."""
     n, m = x.shape[0], columns.shape[0]
     used = jnp.nonzero(weights, size=m)[0]
-    num_used = jnp.sum(weights != 0)
+    num_used = jnp.sum(weights != 0, dtype=jnp.int32)
     weights = jnp.where(lax.iota(jnp.int32, m) < num_used, weights[used], 0)
     columns = columns[used]
     pad = _round_up(m, _BLOCK) - m

@@ -386,7 +386,7 @@ def certificate(model: SVC, x: Float[ArrayLike, "n d"], y: Int[ArrayLike, " n"])
     codes = _checks.integer("y", y, ndim=1)
     _checks.same_length(x=x, y=codes)
     _checks.class_labels("y", codes, model.num_classes)
-    return _certificate(model, x, codes)
+    return _certificate(model, x, codes.astype(jnp.int32))
 
 
 def grid(

@@ -443,7 +443,8 @@ def solve_qp(
 ) -> QPSolution:
     r"""Solve a dense convex quadratic program, or prove that it has no solution.
 
-    $$\min_x\ \tfrac12 x^\top P x + q^\top x\quad\text{with}\quad A x = b,\, G x \le h,\, l \le x \le u$$
+    $$\min_x\ \tfrac12 x^\top P x + q^\top x \quad\text{with}\quad A x = b,\ G x \le h,\
+    l \le x \le u$$
 
     by a primal-dual interior-point method (Mehrotra's predictor and corrector) on a homogeneous
     embedding, in which a program without a solution ends in a certificate of that. Every step

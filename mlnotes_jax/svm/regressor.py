@@ -328,7 +328,8 @@ def fit_linear(
             `"squared_epsilon_insensitive"` has a derivative. Static.
         sample_weight: $s_i \ge 0$, shape `(n,)`; zero drops a row.
         fit_intercept: Whether $b$ is fitted, unpenalised, or is 0; static.
-        tol: Largest duality gap, relative to the objective; traced. float32 reaches about 1e-6.
+        tol: Largest duality gap, relative to the objective; traced. float32 reaches about 1e-6, and
+            less at a large `C`, where the rounding of a score costs `C` times as much.
         max_iter: Most Newton steps; traced.
 
     Returns:

@@ -194,7 +194,7 @@ def test_separable_rows():
     np.testing.assert_allclose(hinge.coef[0], [1, 0, 0, 0], atol=2e-2)
     np.testing.assert_allclose(hinge.objective[0], 0.5, rtol=2e-4)
     for loss in ("squared_hinge", "hinge", "exponential"):  # the penalty keeps w from running away
-        model = _linear.fit_linear(x, y, C=1e4, loss=loss)
+        model = _linear.fit_linear(x, y, C=100.0, loss=loss)
         assert model.converged.all(), loss
         assert (_linear.predict(model, x) == jnp.asarray(y)).all()
 

@@ -8,7 +8,7 @@ discriminative). Every size of the training set is tried on many random subsets,
 """
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,7 +180,7 @@ def run(key: Key[Array, ""], *, quick: bool = False, num_subsets: int = 200) -> 
 
 
 @functools.partial(jax.jit, static_argnames="method")
-def _learning_curve(x: Array, y: Array, rank: Array, *, method: str) -> tuple[Array, Array, Array]:
+def _learning_curve(x: Array, y: Array, rank: Array, *, method: Any) -> tuple[Array, Array, Array]:
     """For each subset and size: (train, held out) x (error, loss), answered, gradient left."""
     sizes = jnp.array(SIZES, rank.dtype)
 
@@ -273,31 +273,29 @@ def tables(result: Result) -> dict[str, list[dict[str, object]]]:
             {
                 "covariance": kind,
                 "border": {"naive": "upright quadric", "shared": "line", "own": "quadric"}[kind],
-                "training error": _percent(wrong[kind]),
+                "training error": f"{100 * wrong[kind]:.1f} %",
             }
             for kind in KINDS
         ],
-        f"Held-out error, ten features, {result.num_subsets} subsets (and its standard error)": [
-            {"rows": size}
-            | {
-                method: _percent(result.held_out_error[m, s], result.standard_error[m, s])
-                for m, method in enumerate(METHODS)
+        f"Held-out error (%) of ten features, {result.num_subsets} subsets, ± standard error": [
+            {
+                "rows": size,
+                **{
+                    method: _percent(result.held_out_error[m, s], result.standard_error[m, s])
+                    for m, method in enumerate(METHODS)
+                },
             }
             for s, size in enumerate(result.sizes)
         ],
-        f"Training and held-out log-loss (nats), {result.sizes[0]} to {result.sizes[-1]} rows": [
+        "Log-loss (nats)": [
             {
                 "method": method,
-                "parameters": result.num_parameters[m],
-                **{
-                    f"{part}, {result.sizes[s]} rows": _digits(loss[m, s])
-                    for s in (3, -1)
-                    for part, loss in (
-                        ("training", result.train_loss),
-                        ("held-out", result.held_out_loss),
-                    )
-                },
+                "numbers": result.num_parameters[m],
+                "rows": result.sizes[s],
+                "training": _digits(result.train_loss[m, s]),
+                "held out": _digits(result.held_out_loss[m, s]),
             }
+            for s in (3, -1)
             for m, method in enumerate(METHODS)
         ],
     }
@@ -418,11 +416,8 @@ def _draw_gap(axes, result: Result) -> None:
     axes.legend(fontsize=7)
 
 
-def _percent(share: float, error: float | None = None) -> str:
-    if not np.isfinite(share):
-        return "none"
-    tail = "" if error is None or not np.isfinite(error) else f" ({100 * error:.2f})"
-    return f"{100 * share:.1f} %{tail}"
+def _percent(share: float, error: float) -> str:
+    return f"{100 * share:.1f} ±{100 * error:.1f}" if np.isfinite(share) else "-"
 
 
 def _digits(value: float) -> float:
