@@ -59,9 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _show(
-    console: Console, head: dict, rows: list[harness.Row], summary: list[str]
-) -> None:
+def _show(console: Console, head: dict, rows: list[harness.Row], summary: list[str]) -> None:
     for case in dict.fromkeys(row.case for row in rows):
         table = Table(title=f"{head['benchmark']}: {case}")
         table.add_column("peer")

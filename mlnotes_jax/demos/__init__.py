@@ -72,7 +72,7 @@ DEMOS: tuple[Demo, ...] = (
     Demo("svm/duality", "Two sides of one problem: bounds that meet at the optimum"),
     Demo("svm/classifier", "What C and gamma do; a fit with its certificate"),
     Demo("svm/regressor", "A tube around the data, and who holds it up"),
-    Demo("generalization/bias_variance", "Thousands of fits: bias, variance and the U-shaped curve"),
+    Demo("generalization/bias_variance", "Thousands of fits: bias, variance, and the U-curve"),
     Demo("generalization/bounds", "How often a bound is broken, against what it allows"),
     Demo("generalization/early_stopping", "When to stop: four rules on one training run"),
     Demo("nets/mlp", "The notes' network on pictures; and a better recipe"),
