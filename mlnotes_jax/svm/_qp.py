@@ -33,7 +33,9 @@ _RUNNING = -1
 _EQUILIBRATIONS = 8
 _REFINEMENTS = 3  # of each direction
 _TANGENT_REFINEMENTS = 20  # at most, of a derivative
-_REGULAR = 0.75  # power of the dtype's spacing
+# Powers of the dtype's spacing. Equalities need more of it: where they contradict each other, a
+# step has parts as large as its inverse, which cancel.
+_REGULAR, _REGULAR_EQUAL = 0.75, 0.5
 _SUSPICION = 1e-3  # error of a proof from which on the objective is set aside
 _KEEP_INSIDE = 0.98  # share of the way to the boundary
 _SHORTEST_STEP = 1e-6
@@ -478,7 +480,8 @@ class _System:
         lengths = jnp.sum(A * A, axis=1)
         of_y = lax.rsqrt(jnp.where(lengths > 0, lengths, 1))
         A = of_y[:, None] * A
-        small = jnp.where(jnp.arange(n + p) < n, 1, -1).astype(top.dtype) * epsilon**_REGULAR
+        small = jnp.where(jnp.arange(n + p) < n, epsilon**_REGULAR, -(epsilon**_REGULAR_EQUAL))
+        small = small.astype(top.dtype)
         matrix = jnp.block(
             [[of_x[:, None] * top * of_x[None], A.T], [A, jnp.zeros((p, p), top.dtype)]]
         )

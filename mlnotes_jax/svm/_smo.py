@@ -34,9 +34,9 @@ __all__ = ["Dual", "solve"]
 
 #: Up to this many rows, the whole Gram matrix is held (16 MB in float32).
 WHOLE = 2048
-# Sizes of the working set. A larger one is taken when too many duals are free for the smaller.
+# Sizes of the working set. A larger one is taken when the free duals nearly fill the smaller.
 _WORKING_SETS = (1024, 2048, 4096)
-_CROWDED = 0.6
+_CROWDED = 0.95
 # Free duals that stay in the working set, as a share of it. Without them, what one set has solved
 # the next one undoes: on 10 000 rows this makes 35 passes out of 217.
 _KEPT = 0.5
