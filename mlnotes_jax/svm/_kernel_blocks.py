@@ -4,7 +4,6 @@ Everything here runs in at least float32; callers round the result. It is compil
 outside of a program no more than a few arrays of n x m are alive.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -54,14 +53,12 @@ def squared_norms(x: Float[Array, "n d"]) -> Float[Array, " n"]:
     return jnp.sum(jnp.square(wide(x)), axis=1)
 
 
-@partial(jax.jit, static_argnames="shift")
-def squared_distances(
-    x: Float[Array, "n d"], z: Float[Array, "m d"], *, shift: bool = True
-) -> Float[Array, "n m"]:
+@jax.jit
+def squared_distances(x: Float[Array, "n d"], z: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """Squared Euclidean distances, never negative."""
     if z.shape[1] <= DIRECT:
         return _direct(wide(x), wide(z))
-    x, z = _shifted(x, z) if shift else (wide(x), wide(z))
+    x, z = _shifted(x, z)
     total = squared_norms(x)[:, None] + squared_norms(z)[None, :]
     return jnp.maximum(total - 2 * products(x, z), 0)
 
@@ -77,14 +74,12 @@ def own_squared_distances(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
     return jnp.where(jnp.eye(len(x), dtype=bool), 0, squares)
 
 
-@partial(jax.jit, static_argnames="shift")
-def distances(
-    x: Float[Array, "n d"], z: Float[Array, "m d"], *, shift: bool = True
-) -> Float[Array, "n m"]:
+@jax.jit
+def distances(x: Float[Array, "n d"], z: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """Euclidean distances; their derivative at zero is zero."""
     if z.shape[1] <= DIRECT:
         return root(_direct(wide(x), wide(z)))
-    x, z = _shifted(x, z) if shift else (wide(x), wide(z))
+    x, z = _shifted(x, z)
     total = squared_norms(x)[:, None] + squared_norms(z)[None, :]
     return _snapped_root(total - 2 * products(x, z), total)
 
@@ -99,6 +94,24 @@ def own_distances(x: Float[Array, "n d"]) -> Float[Array, "n n"]:
     total = norms[:, None] + norms[None, :]
     squares = jnp.where(jnp.eye(len(x), dtype=bool), 0, total - 2 * own_products(x))
     return _snapped_root(squares, total)
+
+
+def prepared(x: Float[Array, "n d"]) -> Float[Array, "n e"]:
+    """Rows less their mean, with their squared norm and a one behind: made once for many blocks."""
+    x = wide(x)
+    if x.shape[1] <= DIRECT:
+        return x
+    x, _ = _shifted(x, x)
+    norms = squared_norms(x)[:, None]
+    return jnp.concatenate([x, norms, jnp.ones_like(norms)], axis=1)
+
+
+def prepared_squares(x: Float[Array, "n e"], z: Float[Array, "m e"]) -> Float[Array, "n m"]:
+    """Squared distances of rows from `prepared`, in one matrix product."""
+    if z.shape[1] <= DIRECT:
+        return _direct(x, z)
+    z = jnp.concatenate([-2 * z[:, :-2], z[:, -1:], z[:, -2:-1]], axis=1)
+    return jnp.maximum(products(x, z), 0)
 
 
 def root(square: Array) -> Array:

@@ -140,8 +140,7 @@ def solve(
     n, dtype = x.shape[0], linear.dtype
     size = _round_up(n, 64 if n > 64 else 16)
     pad = size - n
-    x = kernels.near_origin(kernel, x)
-    x = jnp.pad(x, ((0, pad), (0, 0)))
+    rows = _prepared(kernel, x, size)
     linear, lower, upper = (jnp.pad(a, (0, pad)) for a in (linear, lower, upper))
     box = _Box(lower, upper, epsilon)
     tol = jnp.asarray(tol, dtype)
@@ -149,7 +148,7 @@ def solve(
     if gram is not None:
         held = jnp.pad(gram.astype(dtype), ((0, pad), (0, pad)))
     elif n <= WHOLE:
-        held = kernels.near_gram(kernel, x, x).astype(dtype)
+        held = kernels.prepared_gram(kernel, rows, rows).astype(dtype)
     sizes = [q for q in _WORKING_SETS if q < size] + [size] * (size <= _WORKING_SETS[-1])
 
     def improve(state: _State, goal: Array) -> _State:
@@ -159,13 +158,13 @@ def solve(
             return state._replace(beta=beta, v=v, num_iterations=state.num_iterations + k)
         for q in sizes:
             crowded = size if q == sizes[-1] else int(_CROWDED * q)
-            state = _passes(kernel, x, box, state, q, goal, max_iter, crowded)
+            state = _passes(kernel, rows, box, state, q, goal, max_iter, crowded)
         return state
 
     def again(carry: tuple[_State, Array, Array]) -> tuple[_State, Array, Array]:
         state, rounding, k = carry
         state = improve(state, jnp.maximum(0.95 * tol - rounding, 0.1 * tol))
-        v, violation, rounding = _recompute(kernel, x, linear, box, state.beta, held, n)
+        v, violation, rounding = _recompute(kernel, x, linear, box, state.beta, held)
         return state._replace(v=v, violation=violation), rounding, k + 1
 
     def unfinished(carry: tuple[_State, Array, Array]) -> Array:
@@ -205,7 +204,7 @@ def _passes(
         s, _ = carry
         rows, rest = _choose(box, s, q)
         columns = x[rows]
-        gram = kernels.near_gram(kernel, columns, columns).astype(s.beta.dtype)
+        gram = kernels.prepared_gram(kernel, columns, columns).astype(s.beta.dtype)
         before = s.beta[rows]
         after, v_rows, k = _change_pairs(
             gram,
@@ -292,7 +291,7 @@ def _change_pairs(
 
 
 def _recompute(
-    kernel: Any, x: Array, linear: Array, box: _Box, beta: Array, held: Array | None, num_rows: int
+    kernel: Any, x: Array, linear: Array, box: _Box, beta: Array, held: Array | None
 ) -> tuple[Array, Array, Array]:
     """The vector v and the violation from the data, and an estimate of their rounding error."""
     dtype = beta.dtype
@@ -300,7 +299,11 @@ def _recompute(
     if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != wide:
         x, held = x.astype(wide), None
     exact = beta.astype(wide)
-    product = _times(kernel, x, x, exact) if held is None else held.astype(wide) @ exact
+    if held is None:
+        rows = _prepared(kernel, x, beta.shape[0])
+        product = _times(kernel, rows, rows, exact)
+    else:
+        product = held.astype(wide) @ exact
     v = linear.astype(wide) - product
     wide_box = jax.tree.map(lambda a: a.astype(wide), box)
     best, least = wide_box.ends(exact, v)
@@ -308,13 +311,17 @@ def _recompute(
     if wide == jnp.float32:
         # The two forms of the kernel round differently: how far they part on a few rows shows
         # how far v may be off. Four times the root mean square covers nearly every row.
-        some = np.linspace(0, num_rows - 1, 8).astype(np.int32)
-        direct = jax.vmap(lambda row: jax.vmap(lambda other: kernel(row, other))(x) @ exact)(
-            x[some]
-        )
+        some = np.linspace(0, x.shape[0] - 1, 8).astype(np.int32)
+        own = exact[: x.shape[0]]
+        direct = jax.vmap(lambda a: jax.vmap(lambda b: kernel(a, b))(x) @ own)(x[some])
         rounding = 8 * jnp.sqrt(jnp.mean((direct - product[some]) ** 2))
     violation = (best - least + rounding).astype(dtype)
     return v.astype(dtype), violation, rounding.astype(dtype)
+
+
+def _prepared(kernel: Any, x: Array, size: int) -> Array:
+    rows = kernels.prepared(kernel, x)
+    return jnp.pad(rows, ((0, size - x.shape[0]), (0, 0)))
 
 
 def _times(kernel: Any, x: Array, columns: Array, weights: Array) -> Array:
@@ -332,7 +339,7 @@ def _times(kernel: Any, x: Array, columns: Array, weights: Array) -> Array:
         def add(k: Array, total: Array) -> Array:
             block = lax.dynamic_slice_in_dim(columns, k * _BLOCK, _BLOCK)
             share = lax.dynamic_slice_in_dim(weights, k * _BLOCK, _BLOCK)
-            return total + kernels.near_gram(kernel, rows, block).astype(share.dtype) @ share
+            return total + kernels.prepared_gram(kernel, rows, block).astype(share.dtype) @ share
 
         return lax.fori_loop(0, num_blocks, add, jnp.zeros(rows.shape[0], weights.dtype))
 

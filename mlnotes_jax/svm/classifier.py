@@ -490,16 +490,15 @@ def _fit(
     else:
         data, kernel = x, kernels.resolve(kernel, x, bound)
     pairs = _pairs(num_classes, multiclass)
-    data = kernels.near_origin(kernel, data)
     share = len(pairs) > 1 and n <= _smo.WHOLE  # several machines on few rows: one Gram matrix
     if class_rows == n:
-        gram = kernels.near_gram(kernel, data, data) if share else None
+        gram = _gram(kernel, data) if share else None
         one = functools.partial(_on_all_rows, data, codes, bound, kernel, gram, tol, max_iter)
     else:
         # Rows are sorted by class: a pair takes two windows of them, and four blocks of the matrix.
         order = jnp.argsort(codes, stable=True)
         rows = data[order]
-        gram = kernels.near_gram(kernel, rows, rows) if share else None
+        gram = _gram(kernel, rows) if share else None
         counts = jnp.zeros(num_classes, jnp.int32).at[codes].add(1)
         windows = _Windows(rows, order, bound[order], jnp.cumsum(counts) - counts, counts)
         one = functools.partial(_on_two_windows, windows, class_rows, kernel, gram, tol, max_iter)
@@ -517,6 +516,11 @@ def _fit(
         multiclass=multiclass,
         precomputed=precomputed,
     )
+
+
+def _gram(kernel: Any, x: Array) -> Array:
+    rows = kernels.prepared(kernel, x)
+    return kernels.prepared_gram(kernel, rows, rows)
 
 
 def _on_all_rows(

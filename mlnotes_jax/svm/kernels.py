@@ -100,14 +100,13 @@ class Kernel:
         """The kernel of all pairs of rows of one array."""
         return self.gram(x, x)
 
-    def near_gram(self, x: Num[Array, "n d"], z: Num[Array, "m d"]) -> Float[Array, "n m"]:
-        """`gram` of rows that `near_origin` has moved: without its checks and its shift."""
-        return self.gram(x, z)
+    def prepared(self, x: Num[Array, "n d"]) -> Num[Array, "n e"]:
+        """Rows in the form that `prepared_gram` takes."""
+        return x
 
-    @property
-    def moves(self) -> bool:
-        """Whether the kernel changes when all examples are shifted by one vector."""
-        return True
+    def prepared_gram(self, x: Num[Array, "n e"], z: Num[Array, "m e"]) -> Float[Array, "n m"]:
+        """`gram` of rows from `prepared`: what can be done once for many blocks was done there."""
+        return self.gram(x, z)
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
@@ -768,10 +767,6 @@ class _Distances(Kernel):
     def diagonal(self, x):
         return jnp.ones(len(x), _checks.floating("x", x).dtype)
 
-    @property
-    def moves(self):
-        return False
-
 
 @_node(("gamma",))
 class _Gaussian(_Distances):
@@ -783,8 +778,11 @@ class _Gaussian(_Distances):
     def own_distances(self, x):
         return blocks.own_squared_distances(x)
 
-    def near_gram(self, x, z):
-        return self.function(blocks.squared_distances(x, z, shift=False)).astype(x.dtype)
+    def prepared(self, x):
+        return blocks.prepared(x)
+
+    def prepared_gram(self, x, z):
+        return self.function(blocks.prepared_squares(x, z))
 
     def one_distance(self, x, z):
         return jnp.sum(jnp.square(x - z))
@@ -797,11 +795,6 @@ class _Laplacian(_Distances):
 
     def distances(self, x, z):
         return blocks.manhattan(x, z) if self.norm == "manhattan" else blocks.distances(x, z)
-
-    def near_gram(self, x, z):
-        if self.norm == "manhattan":
-            return self.gram(x, z)
-        return self.function(blocks.distances(x, z, shift=False)).astype(x.dtype)
 
     def own_distances(self, x):
         return blocks.manhattan(x, x) if self.norm == "manhattan" else blocks.own_distances(x)
@@ -859,15 +852,6 @@ class _Sum(Kernel):
     def own_gram(self, x):
         return jnp.add(*_alike(gram(self.left, x), gram(self.right, x)))
 
-    def near_gram(self, x, z):
-        if self.moves:  # then the rows were not moved, and each part must see to its own digits
-            return self.gram(x, z)
-        return jnp.add(*_alike(near_gram(self.left, x, z), near_gram(self.right, x, z)))
-
-    @property
-    def moves(self):
-        return _moves(self.left) or _moves(self.right)
-
     def diagonal(self, x):
         return jnp.add(*_alike(diagonal(self.left, x), diagonal(self.right, x)))
 
@@ -885,15 +869,6 @@ class _Product(Kernel):
 
     def own_gram(self, x):
         return jnp.multiply(*_alike(gram(self.left, x), gram(self.right, x)))
-
-    def near_gram(self, x, z):
-        if self.moves:
-            return self.gram(x, z)
-        return jnp.multiply(*_alike(near_gram(self.left, x, z), near_gram(self.right, x, z)))
-
-    @property
-    def moves(self):
-        return _moves(self.left) or _moves(self.right)
 
     def diagonal(self, x):
         return jnp.multiply(*_alike(diagonal(self.left, x), diagonal(self.right, x)))
@@ -916,12 +891,11 @@ class _Scaled(Kernel):
     def own_gram(self, x):
         return self._times(gram(self.kernel, x))
 
-    def near_gram(self, x, z):
-        return self._times(near_gram(self.kernel, x, z))
+    def prepared(self, x):
+        return prepared(self.kernel, x)
 
-    @property
-    def moves(self):
-        return _moves(self.kernel)
+    def prepared_gram(self, x, z):
+        return self._times(prepared_gram(self.kernel, x, z))
 
     def diagonal(self, x):
         return self._times(diagonal(self.kernel, x))
@@ -930,18 +904,14 @@ class _Scaled(Kernel):
 # --- For solvers: what `gram` does once for each block, done once for all ---------------------
 
 
-def near_origin(k: Callable[..., Any], x: Array) -> Array:
-    """The rows, moved to their mean where that does not change the kernel: no digits cancel."""
-    return x if _moves(k) else x - jnp.mean(x, axis=0, keepdims=True)
+def prepared(k: Callable[..., Any], x: Array) -> Array:
+    """Rows in the form that `prepared_gram` takes."""
+    return k.prepared(x) if isinstance(k, Kernel) else x
 
 
-def near_gram(k: Callable[..., Any], x: Array, z: Array) -> Array:
-    """`gram` of rows from `near_origin`."""
-    return k.near_gram(x, z) if isinstance(k, Kernel) else _block(k, x, z)
-
-
-def _moves(k: Callable[..., Any]) -> bool:
-    return not isinstance(k, Kernel) or k.moves
+def prepared_gram(k: Callable[..., Any], x: Array, z: Array) -> Array:
+    """`gram` of rows from `prepared`, not checked again."""
+    return k.prepared_gram(x, z) if isinstance(k, Kernel) else _block(k, x, z)
 
 
 # --- Helpers ----------------------------------------------------------------------------------

@@ -187,8 +187,8 @@ def test_what_solvers_call_keeps_the_digits():
         kernels.gaussian(0.05) + tiny: bell + product,
         50.0 * tiny * kernels.gaussian(0.05): 50 * bell * product,
     }.items():
-        moved = kernels.near_origin(k, x)
-        np.testing.assert_allclose(kernels.near_gram(k, moved[:4], moved), expected, atol=1e-5)
+        ready = kernels.prepared(k, x)
+        np.testing.assert_allclose(kernels.prepared_gram(k, ready[:4], ready), expected, atol=1e-5)
 
 
 def test_blocks_of_rows_of_the_1_norm():
