@@ -134,16 +134,33 @@ def solve(
         max_iter: Largest number of changed pairs, rounded up to a multiple of 8.
 
     Returns:
-        The duals, with the violation recomputed from the data: in float64 where it is enabled; in
-        float32 else, and then with an estimate of its rounding error added.
+        The duals; of a batch one after the other. The violation is recomputed from the data: in
+        float64 where it is enabled; in float32 else, and then with an estimate of its rounding
+        error added.
     """
+    tol, max_iter = jnp.asarray(tol, linear.dtype), jnp.asarray(max_iter, jnp.int32)
+    return _solve(kernel, x, linear, lower, upper, epsilon, gram, tol, max_iter)
+
+
+# Lanes of a batch take as many steps as the slowest of them: one after the other is faster.
+@jax.custom_batching.sequential_vmap
+def _solve(
+    kernel: Any,
+    x: Array,
+    linear: Array,
+    lower: Array,
+    upper: Array,
+    epsilon: Array | None,
+    gram: Array | None,
+    tol: Array,
+    max_iter: Array,
+) -> Dual:
     n, dtype = x.shape[0], linear.dtype
     size = _round_up(n, 64 if n > 64 else 16)
     pad = size - n
     rows = _prepared(kernel, x, size)
     linear, lower, upper = (jnp.pad(a, (0, pad)) for a in (linear, lower, upper))
     box = _Box(lower, upper, epsilon)
-    tol = jnp.asarray(tol, dtype)
     held = None
     if gram is not None:
         held = jnp.pad(gram.astype(dtype), ((0, pad), (0, pad)))

@@ -579,7 +579,6 @@ def _on_two_windows(
     return found._replace(beta=beta, gradient=beta)
 
 
-@jax.custom_batching.sequential_vmap
 def _solve(
     x: Array,
     signs: Array,
@@ -589,7 +588,6 @@ def _solve(
     tol: Array,
     max_iter: Array,
 ) -> _smo.Dual:
-    # Lanes of a batch take as many steps as the slowest of them: one after the other is faster.
     lower, upper = jnp.where(signs > 0, 0, -bound), jnp.where(signs > 0, bound, 0)
     return _smo.solve(kernel, x, signs, lower, upper, gram=gram, tol=tol, max_iter=max_iter)
 

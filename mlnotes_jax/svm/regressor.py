@@ -22,11 +22,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int
 
 from mlnotes_jax import _checks
-from mlnotes_jax.svm import _linear, _smo, kernels
+from mlnotes_jax.svm import _linear, _machines, _smo, kernels
 
 __all__ = [
     "SVR",
@@ -39,9 +38,6 @@ __all__ = [
 ]
 
 Loss = Literal["epsilon_insensitive", "squared_epsilon_insensitive"]
-
-# Rows of the Gram matrix that exist at a time when values are computed.
-_ROWS = 256
 
 
 @functools.partial(
@@ -154,8 +150,8 @@ def fit(
     r"""Fit a tube of half-height $\varepsilon$, from the dual, with any kernel.
 
     Maximises $y^\top \beta - \varepsilon \|\beta\|_1 - \tfrac12 \beta^\top K \beta$ over
-    $\sum_i \beta_i = 0$ and $|\beta_i| \le C s_i$, by pairs of duals in working sets. Up to some
-    4000 rows the Gram matrix is kept; beyond, its rows are computed as they are needed, and memory
+    $\sum_i \beta_i = 0$ and $|\beta_i| \le C s_i$, by pairs of duals in working sets. Up to 2048
+    rows the Gram matrix is kept; beyond, its values are computed as they are needed, and memory
     grows with n. Works under `jit`, and under `vmap` over `C`, `epsilon`, the parameters of the
     kernel, weights and targets.
 
@@ -199,14 +195,7 @@ def fit(
         `"rbf"` with gamma `"scale"`, here `kernels.gaussian("scale")`.
     """
     x, y, weight = _data(x, y, sample_weight)
-    precomputed = isinstance(kernel, str)
-    if precomputed:
-        _checks.one_of("kernel", kernel, ("precomputed",))
-        kernel = _gram_of(x)
-    elif not callable(kernel):
-        raise TypeError(f"kernel must be a kernel or 'precomputed', got {kernel!r}")
-    elif any(callable(leaf) for leaf in jax.tree.leaves(kernel)):
-        kernel = jax.tree_util.Partial(kernel)  # a plain function is no pytree
+    kernel, precomputed = _machines.checked_kernel(kernel, x)
     numbers = {"C": C, "epsilon": epsilon, "tol": tol}
     scalars = [_checks.floating(name, value, ndim=0) for name, value in numbers.items()]
     for (name, value), check in zip(
@@ -214,14 +203,11 @@ def fit(
     ):
         check(name, value)
         _checks.finite(name, jnp.asarray(value))
-    dtype = _dual_dtype(dual_dtype, x.dtype)
+    dtype = _machines.dual_dtype(dual_dtype, x.dtype)
     scalars = [value.astype(dtype) for value in scalars]
     steps = _checks.count("max_iter", max_iter)
     model = _fit(x, y.astype(dtype), weight.astype(dtype), kernel, *scalars, steps, precomputed)
-    if _checks.is_concrete(model.violation) and np.isnan(np.asarray(model.violation)).any():
-        raise ValueError(
-            "kernel must be finite on x, got values that are not: scale x, or its parameters"
-        )
+    _machines.check_finite(model.violation)
     return model
 
 
@@ -250,7 +236,7 @@ def predict(model: SVR | LinearRegressor, x: Float[ArrayLike, "m d"]) -> Float[A
         x = _linear.features(_checks.floating("x", x, ndim=2), model.coef)
         with jax.default_matmul_precision("highest"):
             return x @ model.coef + model.intercept
-    return _predict(model, _known(model, x))
+    return _predict(model, _machines.known_rows(model, x))
 
 
 def certificate(
@@ -287,7 +273,7 @@ def certificate(
         Smola and Schölkopf (2004), sections 1.3 and 5; the violation is that of Keerthi et al.,
         *Improvements to Platt's SMO algorithm* (2001).
     """
-    x, y = _known(model, x), _checks.floating("y", y, ndim=1)
+    x, y = _machines.known_rows(model, x), _checks.floating("y", y, ndim=1)
     if x.shape[0] != model.dual_coef.shape[0]:
         raise ValueError(
             f"x must be the {model.dual_coef.shape[0]} rows of the fit, got shape {x.shape}"
@@ -378,34 +364,6 @@ def _data(
     return x.astype(dtype), y.astype(dtype), weight.astype(dtype)
 
 
-def _gram_of(x: Array) -> Any:
-    if x.shape[0] != x.shape[1]:
-        raise ValueError(f"x must be a square Gram matrix for 'precomputed', got shape {x.shape}")
-    return kernels.precomputed(x)
-
-
-def _dual_dtype(dtype: DTypeLike | None, of_data: Any) -> Any:
-    if dtype is None:
-        return of_data
-    wanted = jnp.dtype(dtype)
-    if wanted not in (jnp.dtype("float32"), jnp.dtype("float64")):
-        raise ValueError(f"dual_dtype must be float32 or float64, got {wanted}")
-    if wanted == jnp.dtype("float64") and jnp.result_type(float) != wanted:
-        raise ValueError("dual_dtype float64 needs jax.config.update('jax_enable_x64', True)")
-    return wanted
-
-
-def _known(model: SVR, x: ArrayLike) -> Array:
-    x = _checks.floating("x", x, ndim=2)
-    if model.precomputed:
-        columns, what = model.dual_coef.shape[0], "one kernel value for each row of the fit"
-    else:
-        columns, what = model.x.shape[1], "the features of the fit"
-    if x.shape[1] != columns:
-        raise ValueError(f"x must have {columns} columns, {what}, got shape {x.shape}")
-    return x
-
-
 @functools.partial(jax.jit, static_argnames="precomputed")
 def _fit(
     x: Array,
@@ -443,28 +401,9 @@ def _fit(
     )
 
 
-def _sums(model: SVR, x: Array, coef: Array) -> Array:
-    """Sums over the rows of the fit, for blocks of rows, in the dtype of the coefficients."""
-    dtype = coef.dtype
-    x = x.astype(dtype)
-    with jax.default_matmul_precision("highest"):
-        if model.precomputed:
-            return x @ coef
-        known = model.x.astype(dtype)
-
-        def block(rows: Array) -> Array:
-            return kernels.gram(model.kernel, rows, known).astype(dtype) @ coef
-
-        m = x.shape[0]
-        if m <= _ROWS:
-            return block(x)
-        blocks = jnp.pad(x, ((0, -m % _ROWS), (0, 0)), mode="edge").reshape(-1, _ROWS, x.shape[1])
-        return jax.lax.map(block, blocks).reshape(blocks.shape[0] * _ROWS, *coef.shape[1:])[:m]
-
-
 @jax.jit
 def _predict(model: SVR, x: Array) -> Array:
-    return _sums(model, x, model.dual_coef) + model.intercept
+    return _machines.sums(model, x, model.dual_coef) + model.intercept
 
 
 @jax.jit
@@ -481,7 +420,7 @@ def _certificate(model: SVR, x: Array, y: Array) -> Certificate:
     least = jnp.minimum(up, down)
     shares = [least / jnp.where(side > 0, side, 1) for side in (up, down)]
     feasible = beta * jnp.where(beta > 0, shares[0], shares[1])
-    sums = _sums(model, x, jnp.stack([beta, feasible], axis=1))
+    sums = _machines.sums(model, x, jnp.stack([beta, feasible], axis=1))
     values, loss = sums[:, 0], jnp.abs(y - sums[:, 0] - intercept) - epsilon
     residual, size = y - values - intercept, jnp.abs(feasible)
     # primal - dual, row by row: C s ℓ(r) + ε|β| - β r is not negative where |β| <= C s.

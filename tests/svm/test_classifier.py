@@ -871,3 +871,83 @@ def test_demo_shows_what_the_page_says():
     assert result.test_error < 0.15
     assert result.log_loss < 0.5 * result.log_loss_prior
     assert demo.tables(result)
+
+
+# --- Grids and mixed precision --------------------------------------------------------------------
+
+
+def test_a_grid_equals_a_loop_of_fits():
+    x, y = blobs(60, d=3)
+    folds = np.arange(60) % 3
+    costs, gammas = np.float32([0.1, 10.0]), np.float32([0.05, 1.0])
+    found = classifier.grid(x, y, C=costs, gamma=gammas, folds=folds)
+    assert found.scores.shape == found.converged.shape == (2, 2, 3)
+    assert found.converged.all()
+    for i, j, k in itertools.product(range(2), range(2), range(3)):
+        weight = (folds != k).astype(np.float32)
+        model = classifier.fit(
+            x,
+            y,
+            kernel=kernels.gaussian(gammas[j]),
+            C=costs[i],
+            sample_weight=weight,
+            num_classes=2,
+        )
+        right = np.asarray(classifier.predict(model, x) == y)[folds == k].mean()
+        np.testing.assert_allclose(found.scores[i, j, k], right, rtol=1e-6)
+    rows = found.table()
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    best = found.scores.mean(-1).max()
+    np.testing.assert_allclose(rows[0]["score"], best, rtol=1e-6)
+
+
+def test_a_grid_deals_out_each_class_by_itself():
+    # 40 rows in 4 folds by number: each fold has its share of each class, so that rows in the order
+    # of their classes are no harm.
+    x, y = blobs(40)
+    order = np.argsort(y, kind="stable")
+    dealt = np.empty(40, int)
+    dealt[order] = np.arange(40) % 4
+    settings = {"C": [1.0], "gamma": [0.5]}
+    by_number = classifier.grid(x, y, folds=4, **settings)
+    by_hand = classifier.grid(x, y, folds=dealt, **settings)
+    np.testing.assert_array_equal(by_number.scores, by_hand.scores)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(folds=1), "folds must be at least 2"),
+        (dict(folds=np.arange(39) % 3), r"folds must have shape \(40,\)"),
+        (dict(folds=np.zeros(40, int)), "at least two folds"),
+        (dict(folds=np.arange(40) % 2 * 2), "each with a row"),
+        (dict(C=[1.0, 0.0]), "C must be positive"),
+        (dict(gamma=[]), "gamma must not be empty"),
+    ],
+)
+def test_a_grid_refuses_bad_input(change, message):
+    with pytest.raises(ValueError, match=message):
+        classifier.grid(X40, Y40, **(dict(C=[1.0], gamma=[1.0]) | change))
+
+
+def test_float64_duals_on_float32_rows(x64):
+    # A smooth kernel and a very large C: float32 cannot reach the tolerance, and says so.
+    x, y = standardised("breast_cancer")
+    x = x[:, :2].astype(np.float32)
+    costs = np.full(len(y), 1e4)
+    gram = np.exp(-0.01 * squared_distances(x.astype(np.float64), x))
+    fit = functools.partial(classifier.fit, x, y, kernel=kernels.gaussian(0.01), C=1e4)
+    mixed = fit(dual_dtype="float64")
+    assert mixed.x.dtype == jnp.float32
+    assert mixed.dual_coef.dtype == jnp.float64
+    assert mixed.converged[0]
+    assert true_violation(gram, y, costs, mixed.dual_coef[0]) <= 1e-3 + 1e-6
+    single = fit()
+    assert single.dual_coef.dtype == jnp.float32
+    true = true_violation(gram, y, costs, single.dual_coef[0])
+    assert not single.converged[0] or true <= 1e-3
+
+
+def test_float64_duals_need_x64():
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        classifier.fit(X40, Y40, kernel=kernels.linear(), dual_dtype="float64")
