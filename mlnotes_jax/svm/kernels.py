@@ -146,8 +146,10 @@ class Semidefinite(NamedTuple):
 class FourierFeatures(NamedTuple):
     r"""A map whose inner products estimate a Gaussian kernel: a pytree, called on examples.
 
-    $\hat\phi(x) = \sqrt{2 / D}\, (\cos \omega_1^\top x, \dots, \cos \omega_{D/2}^\top x,\,
-    \sin \omega_1^\top x, \dots, \sin \omega_{D/2}^\top x)$, of length one.
+    $$ \hat\phi(x) = \sqrt{2 / D}\, (\cos \omega_1^\top x, \dots, \cos \omega_{D/2}^\top x,\,
+       \sin \omega_1^\top x, \dots, \sin \omega_{D/2}^\top x), $$
+
+    of length one.
 
     Attributes:
         frequencies: The $\omega_i$ as columns, shape `(d, D / 2)`.
