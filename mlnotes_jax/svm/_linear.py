@@ -147,7 +147,8 @@ def fit_linear(
     codes, num_classes = class_codes(y, num_classes, weight)
     _checks.same_length(x=x, y=codes)
     weight = weight * class_factors(class_weight, codes, num_classes, weight)[codes]
-    wanted = jnp.arange(num_classes)[:, None] if num_classes > 2 else jnp.ones((1, 1), int)
+    classes = jnp.arange(num_classes, dtype=codes.dtype)
+    wanted = (classes if num_classes > 2 else classes[1:])[:, None]
     signs = jnp.where(codes[None, :] == wanted, 1.0, -1.0).astype(x.dtype)
     numbers = options(C, tol, max_iter, x.dtype)
     found = _classify(x, signs, weight, *numbers, loss, fit_intercept)
