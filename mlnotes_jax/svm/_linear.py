@@ -143,10 +143,10 @@ def fit_linear(
         objective of `loss="logistic"`.
     """
     _checks.one_of("loss", loss, ("squared_hinge", "hinge", "logistic", "exponential"))
-    x, weight = rows(x, sample_weight)
-    codes, num_classes = class_codes(y, num_classes, weight)
-    _checks.same_length(x=x, y=codes)
-    weight = weight * class_factors(class_weight, codes, num_classes, weight)[codes]
+    x, codes, num_classes, weight, factors = labelled(
+        x, y, sample_weight, class_weight, num_classes
+    )
+    weight = weight * factors
     classes = jnp.arange(num_classes, dtype=codes.dtype)
     wanted = (classes if num_classes > 2 else classes[1:])[:, None]
     signs = jnp.where(codes[None, :] == wanted, 1.0, -1.0).astype(x.dtype)
@@ -254,7 +254,22 @@ def rows(x: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array]:
     return x, weight.astype(x.dtype)
 
 
-def class_codes(y: ArrayLike, num_classes: int | None, weight: Array) -> tuple[Array, int]:
+def labelled(
+    x: ArrayLike,
+    y: ArrayLike,
+    sample_weight: ArrayLike | None,
+    class_weight: ArrayLike | str | None,
+    num_classes: int | None,
+) -> tuple[Array, Array, int, Array, Array]:
+    """Rows, classes, how many there are, weights, and the factor of each row's class; checked."""
+    x, weight = rows(x, sample_weight)
+    codes, num_classes = _class_codes(y, num_classes, weight)
+    _checks.same_length(x=x, y=codes)
+    factors = _class_factors(class_weight, codes, num_classes, weight)[codes]
+    return x, codes, num_classes, weight, factors
+
+
+def _class_codes(y: ArrayLike, num_classes: int | None, weight: Array) -> tuple[Array, int]:
     """Labels and how many classes they have, checked."""
     given, codes = y, _checks.integer("y", y, ndim=1)
     if num_classes is None:
@@ -277,7 +292,7 @@ def class_codes(y: ArrayLike, num_classes: int | None, weight: Array) -> tuple[A
     return codes.astype(jnp.int32), int(num_classes)
 
 
-def class_factors(
+def _class_factors(
     class_weight: ArrayLike | str | None, codes: Array, num_classes: int, weight: Array
 ) -> Array:
     """The factor of each class, shape (k,)."""

@@ -14,6 +14,7 @@ from mlnotes_jax.svm import kernels
 _ROWS = 256
 # Rows on which a kernel from elsewhere is tried before the fit.
 _SAMPLE = 64
+_NOT_FINITE = "kernel must be finite on x, got values that are not: scale x, or its parameters"
 
 
 def checked_kernel(kernel: Any, x: Array) -> tuple[Any, bool]:
@@ -33,9 +34,7 @@ def checked_kernel(kernel: Any, x: Array) -> tuple[Any, bool]:
         some = x[np.unique(np.linspace(0, x.shape[0] - 1, _SAMPLE).astype(int))]
         gram = kernels.gram(kernel, some)
         if not np.isfinite(np.asarray(gram)).all():
-            raise ValueError(
-                "kernel must be finite on x, got values that are not: scale x, or its parameters"
-            )
+            raise ValueError(_NOT_FINITE)
         kernels.check_symmetric("the Gram matrix of kernel", gram)
     return kernel, False
 
@@ -43,9 +42,7 @@ def checked_kernel(kernel: Any, x: Array) -> tuple[Any, bool]:
 def check_finite(violation: Array) -> None:
     """Refuse a fit whose kernel was not finite: all else was checked before."""
     if _checks.is_concrete(violation) and np.isnan(np.asarray(violation)).any():
-        raise ValueError(
-            "kernel must be finite on x, got values that are not: scale x, or its parameters"
-        )
+        raise ValueError(_NOT_FINITE)
 
 
 def dual_dtype(dtype: DTypeLike | None, of_data: Any) -> Any:

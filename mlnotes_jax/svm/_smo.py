@@ -55,15 +55,14 @@ class Dual(NamedTuple):
 
     Attributes:
         beta: Signed duals, shape `(n,)`.
-        gradient: `linear - K beta`, computed afresh from the data, shape `(n,)`.
         intercept: The offset b of the decision function `K beta + b`, shape `()`.
-        violation: The best raise minus the cheapest lowering, from `gradient`, shape `()`.
+        violation: The best raise minus the cheapest lowering, computed afresh from the data,
+            shape `()`.
         num_iterations: Pairs of duals changed, shape `()`, int32.
         converged: Whether `violation` is at most `tol`, shape `()`.
     """
 
     beta: Float[Array, " n"]
-    gradient: Float[Array, " n"]
     intercept: Float[Array, ""]
     violation: Float[Array, ""]
     num_iterations: Int[Array, ""]
@@ -181,7 +180,7 @@ def _solve(
     def again(carry: tuple[_State, Array, Array]) -> tuple[_State, Array, Array]:
         state, rounding, k = carry
         state = improve(state, jnp.maximum(0.95 * tol - rounding, 0.1 * tol))
-        v, violation, rounding = _recompute(kernel, x, linear, box, state.beta, held)
+        v, violation, rounding = _recompute(kernel, x, rows, linear, box, state.beta, held)
         return state._replace(v=v, violation=violation), rounding, k + 1
 
     def unfinished(carry: tuple[_State, Array, Array]) -> Array:
@@ -196,7 +195,6 @@ def _solve(
     state, _, _ = lax.while_loop(unfinished, again, carry)
     return Dual(
         state.beta[:n],
-        state.v[:n],
         _intercept(box, state.beta, state.v),
         state.violation,
         state.num_iterations,
@@ -308,26 +306,28 @@ def _change_pairs(
 
 
 def _recompute(
-    kernel: Any, x: Array, linear: Array, box: _Box, beta: Array, held: Array | None
+    kernel: Any,
+    x: Array,
+    rows: Array,
+    linear: Array,
+    box: _Box,
+    beta: Array,
+    held: Array | None,
 ) -> tuple[Array, Array, Array]:
     """The vector v and the violation from the data, and an estimate of their rounding error."""
-    dtype = beta.dtype
-    wide = jnp.zeros((), jax.dtypes.canonicalize_dtype(jnp.float64)).dtype
+    dtype, wide = beta.dtype, jnp.result_type(float)
     if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != wide:
-        x, held = x.astype(wide), None
+        rows, held = _prepared(kernel, x.astype(wide), beta.shape[0]), None
     exact = beta.astype(wide)
-    if held is None:
-        rows = _prepared(kernel, x, beta.shape[0])
-        product = _times(kernel, rows, rows, exact)
-    else:
-        product = held.astype(wide) @ exact
+    product = _times(kernel, rows, rows, exact) if held is None else held.astype(wide) @ exact
     v = linear.astype(wide) - product
     wide_box = jax.tree.map(lambda a: a.astype(wide), box)
     best, least = wide_box.ends(exact, v)
     rounding = jnp.zeros((), wide)
     if wide == jnp.float32:
         # The two forms of the kernel round differently: how far they part on a few rows shows
-        # how far v may be off. Four times the root mean square covers nearly every row.
+        # how far v may be off. Four times the root mean square covers nearly every row; the
+        # violation is a difference of two.
         some = np.linspace(0, x.shape[0] - 1, 8).astype(np.int32)
         own = exact[: x.shape[0]]
         direct = jax.vmap(lambda a: jax.vmap(lambda b: kernel(a, b))(x) @ own)(x[some])

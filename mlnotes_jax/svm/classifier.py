@@ -234,11 +234,11 @@ def fit(
         gamma `"scale"`, here `kernels.gaussian("scale")`. For rows of one class only, libsvm gives
         a constant; here it is an error.
     """
-    x, weight = _linear.rows(x, sample_weight)
-    codes, num_classes = _linear.class_codes(y, num_classes, weight)
-    _checks.same_length(x=x, y=codes)
+    x, codes, num_classes, weight, factors = _linear.labelled(
+        x, y, sample_weight, class_weight, num_classes
+    )
     _checks.one_of("multiclass", multiclass, ("one_vs_one", "one_vs_rest"))
-    weight = weight * _linear.class_factors(class_weight, codes, num_classes, weight)[codes]
+    weight = weight * factors
     kernel, precomputed = _machines.checked_kernel(kernel, x)
     dtype = _machines.dual_dtype(dual_dtype, x.dtype)
     C, tol, steps = _linear.options(C, tol, max_iter, dtype)
@@ -438,12 +438,11 @@ def grid(
         >>> found.scores.shape, found.table()[0]["score"] > 0.95
         ((2, 2, 5), True)
     """
-    x, weight = _linear.rows(x, sample_weight)
-    codes, num_classes = _linear.class_codes(y, num_classes, weight)
-    _checks.same_length(x=x, y=codes)
+    x, codes, num_classes, weight, factors = _linear.labelled(
+        x, y, sample_weight, class_weight, num_classes
+    )
     _checks.one_of("multiclass", multiclass, ("one_vs_one", "one_vs_rest"))
-    fold = _folds(folds, codes, num_classes)
-    factors = _linear.class_factors(class_weight, codes, num_classes, weight)[codes]
+    fold = _folds(folds, codes)
     costs, gammas = _positive_list("C", C, x.dtype), _positive_list("gamma", gamma, x.dtype)
     _, tol, steps = _linear.options(1.0, tol, max_iter, x.dtype)
     class_rows = _rows_of_a_class(codes, num_classes, multiclass)
@@ -576,7 +575,7 @@ def _on_two_windows(
     bound = jnp.where(inside.ravel(), data.bound[rows], 0)
     found = _solve(data.x[rows], signs, bound, kernel, part, tol, max_iter)
     beta = jnp.zeros(n, bound.dtype).at[data.order[rows]].add(found.beta)
-    return found._replace(beta=beta, gradient=beta)
+    return found._replace(beta=beta)
 
 
 def _solve(
@@ -718,7 +717,7 @@ def _rows_of_a_class(codes: Array, num_classes: int, multiclass: Multiclass) -> 
     return room if 2 * room < n else n
 
 
-def _folds(folds: int | ArrayLike, codes: Array, num_classes: int) -> np.ndarray:
+def _folds(folds: int | ArrayLike, codes: Array) -> np.ndarray:
     n = codes.shape[0]
     if np.ndim(folds) == 0:
         _checks.positive_int("folds", folds, least=2)
