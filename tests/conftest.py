@@ -12,11 +12,25 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Compiling takes most of the time. Programs are kept for the other workers and for the next run.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Compiling takes most of the time. Programs, small ones too, are kept for the other workers, for the
+# next file and for the next run. The variable is for the programs that tests start.
+PROGRAMS = str(Path(__file__).parents[1] / ".cache" / "jax")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
+jax.config.update("jax_compilation_cache_dir", PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 IN_CI = bool(os.environ.get("CI"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_left():
+    """Drop compiled programs after each file.
+
+    Each program maps memory of its own. Linux allows a process 65 530 maps; the whole suite would
+    need more, and then nothing compiles, forks or opens a file any more.
+    """
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ def test_demo_runs(entry, capsys, tmp_path):
         assert all(list(row) == list(rows[0]) for row in rows)
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".png", ".svg"]
     assert all(p.stat().st_size > 10_000 for p in tmp_path.iterdir())
+    jax.clear_caches()  # as in conftest; here a test is as much as a file is elsewhere
 
 
 def test_demo_prints_tables_within_80_columns(capsys, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from mlnotes_site import assets, check, docstrings, extension, inventories, katex, notebooks
 from mlnotes_site.pages import Page, Pages, fences
-from mlnotes_site.project import ROOT, SiteError
+from mlnotes_site.project import CACHE, ROOT, SiteError
 from mlnotes_site.snippets import Runner, run_all, time_limit
 
 pytestmark = [pytest.mark.site]
@@ -427,7 +427,7 @@ class TestSnippets:
                 """
             )
         )
-        assert output[0].stdout == "None False\n"
+        assert output[0].stdout == f"{CACHE / 'jax'} False\n"
 
     def test_run_all_reports_every_failure(self):
         bad = [page(f"```python\nraise ValueError({i})\n```", f"p{i}.md") for i in range(2)]

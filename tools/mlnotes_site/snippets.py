@@ -80,6 +80,9 @@ def _environment() -> dict[str, str]:
     fixed = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PYTHONHASHSEED": "0"}
     # A compiled file counts as fresh if second and size agree: a quick edit would be missed.
     fixed["PYTHONDONTWRITEBYTECODE"] = "1"
+    # Pages share compiled programs with each other, with the tests and with their own next run.
+    fixed["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jax")
+    fixed["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return {**kept, **fixed, "PYTHONPATH": path, "PYTHONUTF8": "1"}
 
 

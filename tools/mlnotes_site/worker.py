@@ -72,6 +72,8 @@ class _Session:
             for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning):
                 warnings.simplefilter("ignore", quiet)
             warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
+            # Another process was just writing that program: this one compiles it itself.
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
             for line, code in self.request["blocks"]:
                 announce(line)
                 try:
