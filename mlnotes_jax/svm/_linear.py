@@ -333,14 +333,18 @@ def _classify(
     fit_intercept: bool,
 ) -> _linear_newton.Minimum:
     def one(signs: Array) -> _linear_newton.Minimum:
+        def of_rows(rows: slice) -> _linear_newton.Loss:
+            return _CLASSIFIER_LOSSES[loss](signs[rows])
+
         return _linear_newton.minimize(
             x,
             C * weight,
-            _CLASSIFIER_LOSSES[loss](signs),
+            of_rows(slice(None)),
             penalty=jnp.ones_like(C),
             tol=tol,
             max_iter=max_iter,
             fit_intercept=fit_intercept,
+            of_rows=None if loss == "hinge" else of_rows,
         )
 
     if signs.shape[0] == 1:  # a smaller program than a batch of one

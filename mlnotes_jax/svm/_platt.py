@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Num
 
 from mlnotes_jax import _checks
+from mlnotes_jax.generalization._folds import deal
 from mlnotes_jax.svm import _linear
 
 __all__ = ["Calibrated", "Sigmoid", "calibrate", "couple", "platt", "predict_proba"]
@@ -350,8 +351,7 @@ def _folds(key: Array, y: Array, weight: Array, num_folds: int) -> tuple[Array, 
     """
     n = y.shape[0]
     group = jnp.where(weight > 0, y.astype(jnp.int32), jnp.iinfo(jnp.int32).max)  # idle rows last
-    order = jnp.lexsort((jax.random.bits(key, (n,)), group)).astype(jnp.int32)
-    fold = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % num_folds)
+    order, fold = deal(key, group, num_folds)
     padding = jnp.full(-n % num_folds, n, jnp.int32)
     return jnp.concatenate([order, padding]).reshape(-1, num_folds).T, fold
 

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int
 
 from mlnotes_jax import _checks
+from mlnotes_jax.generalization._folds import deal
 from mlnotes_jax.svm import _linear, _machines, _smo, kernels
 from mlnotes_jax.svm._linear import LinearClassifier, fit_linear
 from mlnotes_jax.svm._platt import Calibrated, Sigmoid, calibrate, couple, platt, predict_proba
@@ -185,10 +186,11 @@ def fit(
 ) -> SVC:
     r"""Fit machines for two or more classes, from the dual, with any kernel.
 
-    Up to 2048 rows the Gram matrix is kept. Beyond, working sets of up to 4096 duals are solved in
-    turn, and kernel values are computed as they are needed: memory grows with $n$, never with
-    $n^2$. Works under `jit`, inside of larger programs, and under `vmap` over `C`, the parameters
-    of the kernel, weights and labels; the members of a batch are solved one after the other.
+    Up to 2048 rows (5120 with 64 features or more) the Gram matrix is kept. Beyond, working sets of
+    up to 8192 duals are solved in turn, and kernel values are computed as they are needed: memory
+    grows with $n$, never with $n^2$. Works under `jit`, inside of larger programs, and under `vmap`
+    over `C`, the parameters of the kernel, weights and labels; the members of a batch are solved
+    one after the other.
 
     Args:
         x: Rows, shape `(n, d)`, scaled to comparable features; or the Gram matrix, shape `(n, n)`.
@@ -489,7 +491,8 @@ def _fit(
     else:
         data, kernel = x, kernels.resolve(kernel, x, bound)
     pairs = _pairs(num_classes, multiclass)
-    share = len(pairs) > 1 and n <= _smo.WHOLE  # several machines on few rows: one Gram matrix
+    # Several machines on few rows share one Gram matrix.
+    share = len(pairs) > 1 and _smo.is_held(*x.shape)
     if class_rows == n:
         gram = _gram(kernel, data) if share else None
         one = functools.partial(_on_all_rows, data, codes, bound, kernel, gram, tol, max_iter)
@@ -723,9 +726,7 @@ def _folds(folds: int | ArrayLike, codes: Array) -> np.ndarray:
         _checks.positive_int("folds", folds, least=2)
         if not _checks.is_concrete(codes):
             raise ValueError("folds must be an array where y is traced, got a number")
-        order = np.argsort(np.asarray(codes), kind="stable")
-        fold = np.empty(n, np.int32)
-        fold[order] = np.arange(n) % int(folds)  # type: ignore[arg-type]
+        fold = np.asarray(deal(None, codes, int(folds))[1])  # type: ignore[arg-type]
     else:
         fold = np.asarray(_checks.integer("folds", folds, ndim=1))
         if fold.shape != (n,):

@@ -151,9 +151,9 @@ def fit(
 
     Maximises $y^\top \beta - \varepsilon \|\beta\|_1 - \tfrac12 \beta^\top K \beta$ over
     $\sum_i \beta_i = 0$ and $|\beta_i| \le C s_i$, by pairs of duals in working sets. Up to 2048
-    rows the Gram matrix is kept; beyond, its values are computed as they are needed, and memory
-    grows with n. Works under `jit`, and under `vmap` over `C`, `epsilon`, the parameters of the
-    kernel, weights and targets.
+    rows (5120 with 64 features or more) the Gram matrix is kept; beyond, its values are computed as
+    they are needed, and memory grows with n. Works under `jit`, and under `vmap` over `C`,
+    `epsilon`, the parameters of the kernel, weights and targets.
 
     Args:
         x: Rows, shape `(n, d)`, scaled to comparable features; or the Gram matrix, shape `(n, n)`.

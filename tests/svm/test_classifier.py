@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from mlnotes_jax.data import datasets
 from mlnotes_jax.demos.svm import classifier as demo
-from mlnotes_jax.svm import classifier, kernels
+from mlnotes_jax.svm import _smo, classifier, kernels
 
 
 @functools.cache
@@ -364,6 +364,30 @@ def test_thousands_of_rows_in_working_sets():
 
 
 # --- Certificate ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(32, 64, 128, 256), (16, 32, 64, 128)])
+def test_the_working_set_grows_with_the_free_duals(sizes, monkeypatch, x64):
+    """All sizes in turn, where the largest may hold half of all rows and where it may not."""
+    x, y = blobs(384, d=6, dtype=np.float64)
+    signs = jnp.asarray(2.0 * y - 1)
+    kernel = kernels.gaussian(2.0)  # narrow: nearly all duals are free
+    box = jnp.where(signs > 0, 0, -10.0), jnp.where(signs > 0, 10.0, 0)
+    held = _smo.solve(kernel, jnp.asarray(x), signs, *box, tol=1e-6)
+    monkeypatch.setattr(_smo, "_HELD", 8)
+    monkeypatch.setattr(_smo, "_WORKING_SETS", sizes)
+    found = _smo.solve(kernel, jnp.asarray(x), signs, *box, tol=1e-6)
+    assert jnp.sum(held.beta != 0) > 256
+    assert found.converged
+    # Violations of 1e-6 leave the duals, of size 1 with curvatures of 1, this far apart.
+    np.testing.assert_allclose(found.beta, held.beta, atol=1e-5)
+
+
+def test_wide_rows_are_held_longer():
+    assert _smo.is_held(2048, 2)
+    assert not _smo.is_held(2049, 63)
+    assert _smo.is_held(5120, 64)
+    assert not _smo.is_held(5121, 64)
 
 
 def test_certificate_is_recomputed_from_the_data(x64):

@@ -327,6 +327,43 @@ def test_another_price_does_not_recompile():
     assert _linear._classify._cache_size() == before
 
 
+@pytest.mark.parametrize("order", ["drawn", "by class", "every sixteenth of one class"])
+def test_a_start_from_few_rows_changes_no_result(order, monkeypatch, x64):
+    """Where the few rows tell nothing or the wrong thing, too."""
+    x, y, weight = draw(n=320)
+    if order == "by class":
+        y = np.sort(y)
+    elif order != "drawn":
+        y[::16] = 1
+    signs = jnp.asarray(np.where(y == 1, 1.0, -1.0))
+
+    def minimum(of_rows):
+        return newton.minimize(
+            jnp.asarray(x),
+            jnp.asarray(weight),
+            newton.logistic(signs),
+            penalty=jnp.array(0.1),
+            tol=jnp.array(1e-12),
+            max_iter=jnp.array(50),
+            of_rows=of_rows,
+        )
+
+    whole = jax.jit(minimum, static_argnums=0)(None)
+    monkeypatch.setattr(newton, "_MANY", 320)
+    asked = []
+
+    def of_rows(rows):
+        asked.append(rows)
+        return newton.logistic(signs[rows])
+
+    started = jax.jit(minimum, static_argnums=0)(of_rows)
+    assert asked  # the few rows were fitted
+    assert started.converged
+    # The gap bounds the objective to 1e-12 of itself; the penalty makes that 1e-6 of the weights.
+    np.testing.assert_allclose(started.objective, whole.objective, rtol=1e-12)
+    np.testing.assert_allclose(started.coef, whole.coef, atol=1e-5)
+
+
 def test_blocks_of_rows_add_up(x64):
     x, _, weight = draw(n=5000)  # two blocks, of which the second overlaps the first
     problem = newton._Problem(

@@ -28,7 +28,7 @@ from mlnotes_site.worker import FORKS
 __all__ = ["Output", "Runner", "run_all", "time_limit"]
 
 #: Seconds that the blocks of a page may take together, unless its front matter says `timeout`.
-TIMEOUT = 240
+TIMEOUT = 600
 
 _PACKAGES = ("chex", "flax", "jax", "jaxlib", "matplotlib", "numpy", "optax", "scikit-learn")
 _KEPT = 30 * 24 * 3600  # seconds that an answer nobody asks for is kept
