@@ -10,7 +10,7 @@ NEWEST_VENV ?= .venv-newest
 
 BIN = $(VENV)/bin
 # Compilation keeps one core busy: two workers on two cores finish in little more than half the time.
-PARALLEL = -n auto --dist loadgroup
+PARALLEL = -n auto --dist loadfile
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-newest print-newest site serve lint format bench picture new clean

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 HAS_DOCS = all(importlib.util.find_spec(name) for name in ("mkdocs", "mlnotes_site"))
@@ -71,8 +72,20 @@ def scratch(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def site(worker_id):
+def one_at_a_time():
+    """What only one worker may do at a time: running the pages, building the site."""
+    CACHE.mkdir(exist_ok=True)
+    return filelock.FileLock(CACHE / "site-test.lock")
+
+
+@pytest.fixture(scope="session")
+def site(one_at_a_time, testrun_uid):
     """The project's own site, built once; snippets whose answers are known do not run again."""
-    folder = CACHE / "site-test" / worker_id
-    assert main(["build", "--site-dir", str(folder)]) == 0, "the site does not build"
+    folder = CACHE / "site-test"
+    outcome = CACHE / "site-test.outcome"
+    with one_at_a_time:
+        if not (outcome.exists() and outcome.read_text().startswith(testrun_uid)):
+            status = main(["build", "--site-dir", str(folder)])
+            outcome.write_text(f"{testrun_uid} {status}")
+    assert outcome.read_text().endswith(" 0"), "the site does not build"
     return folder

@@ -12,7 +12,7 @@ import pytest
 from mlnotes_site import assets
 from mlnotes_site.pages import Pages
 
-pytestmark = [pytest.mark.site, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.site
 
 # No sandbox in a container; no request of the browser's own; no name resolves but this machine's.
 FLAGS = [

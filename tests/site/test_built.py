@@ -7,7 +7,7 @@ import pytest
 from mlnotes_site import check
 from mlnotes_site.__main__ import main
 
-pytestmark = [pytest.mark.site, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.site
 
 A_PAGE = r"""---
 tags: [regression, loss]

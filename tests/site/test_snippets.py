@@ -3,19 +3,24 @@
 `FRESH=1 pytest tests/site/test_snippets.py` runs them even if their answers are known.
 """
 
+import contextlib
 import os
 
 import pytest
 from mlnotes_site.pages import Pages
-from mlnotes_site.snippets import Runner
+from mlnotes_site.project import SiteError
+from mlnotes_site.snippets import Runner, run_all
 
-pytestmark = [pytest.mark.site, pytest.mark.xdist_group("site")]  # pages run once, in one worker
+pytestmark = pytest.mark.site
 
 PAGES = [page for page in Pages().refresh() if page.snippets]
 
 
 @pytest.fixture(scope="module")
-def runner():
+def runner(one_at_a_time):
+    # All pages that are not known, on all processors; a page that fails says so in its own test.
+    with one_at_a_time, contextlib.suppress(SiteError):
+        run_all(PAGES)
     runner = Runner()
     yield runner
     runner.close()

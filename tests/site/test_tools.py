@@ -14,7 +14,7 @@ from mlnotes_site.pages import Page, Pages, fences
 from mlnotes_site.project import CACHE, ROOT, SiteError
 from mlnotes_site.snippets import Runner, run_all, time_limit
 
-pytestmark = [pytest.mark.site]
+pytestmark = pytest.mark.site
 
 
 @pytest.fixture(scope="module", autouse=True)
