@@ -12,7 +12,6 @@ Reference: Geman, Bienenstock and Doursat, *Neural Networks and the Bias/Varianc
 section 3.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
 from mlnotes_jax import _checks
+from mlnotes_jax._protocol import keyed as _keyed
 
 __all__ = [
     "ClosedForm",
@@ -553,15 +553,6 @@ def _map(function: Callable[..., Any], keys: tuple[Array, ...], chunk_size: int 
     if chunk_size is None:
         return jax.vmap(function)(keys)
     return jax.lax.map(function, keys, batch_size=min(chunk_size, keys[0].shape[0]))
-
-
-def _keyed(fit: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Make a fit that takes a key out of any fit."""
-    try:
-        first = next(iter(inspect.signature(fit).parameters), None)
-    except ValueError:  # a built-in function without a signature
-        first = None
-    return fit if first == "key" else lambda key, *data, **options: fit(*data, **options)
 
 
 def _wide(array: Array) -> Array:
