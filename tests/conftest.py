@@ -12,8 +12,8 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# Compiling takes most of the time. Programs, small ones too, are kept for the other workers, for the
-# next file and for the next run. The variable is for the programs that tests start.
+# Compiling takes most of the time. Programs, small ones too, are kept for the other workers, the
+# next file and the next run. The variable is for the programs that tests start.
 PROGRAMS = str(Path(__file__).parents[1] / ".cache" / "jax")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
 jax.config.update("jax_compilation_cache_dir", PROGRAMS)
