@@ -5,20 +5,21 @@ $$F(\theta) = \sum_i s_i\, \ell_i(\theta z_i) + \lambda_1 \|W\|_1 + \tfrac{\lamb
 
 with $m = 1$ row of $\theta$ and a sigmoid for two classes, else $m = k$ rows and a softmax. Scores
 and probabilities have the shape `(m, n)`, classes first: a sum over classes then runs over whole
-vectors. $c$, the mean of all rows, keeps the digits of data far from the origin; it ignores the
+vectors. $c$, a mean of rows, keeps the digits of data far from the origin; it ignores the
 weights, so that the rows stay one array for a batch of folds.
 
-- `newton`: the Hessian in blocks of rows. With $\lambda_1 > 0$ the weights that are zero and stay
-  there are left out, and a step ends where a weight would change its sign.
+- `newton`: the Hessian in blocks of rows. With $\lambda_1 > 0$, proximal Newton: each step
+  minimises the quadratic plus the penalty, by `proximal` steps that need no pass over the rows.
 - `lbfgs`: for $\lambda_1 = 0$. In coordinates in which Böhning's bound of the Hessian is the
   identity; a line search works on scores, and needs no pass over the rows.
 - `proximal`: accelerated proximal gradient, with a restart where momentum points uphill.
 
-Reference: Böhning, *Multinomial logistic regression algorithm* (1992); Schmidt, Kim and Sra,
-*Projected Newton-type methods in machine learning* (2012); O'Donoghue and Candès, *Adaptive restart
-for accelerated gradient schemes* (2015).
+Reference: Böhning, *Multinomial logistic regression algorithm* (1992); Lee, Sun and Saunders,
+*Proximal Newton-type methods for minimizing composite functions* (2014); O'Donoghue and Candès,
+*Adaptive restart for accelerated gradient schemes* (2015).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ __all__ = [
     "Found",
     "Problem",
     "Sums",
+    "first_gradient",
     "free",
     "hessian",
     "lbfgs",
@@ -288,17 +290,22 @@ class _Newton(NamedTuple):
 
 
 def newton(
-    problem: Problem, start: Array, target: Array, max_iter: Array, *, smooth: bool
+    problem: Problem,
+    start: Array | None,
+    target: Array,
+    max_iter: Array,
+    *,
+    smooth: bool,
 ) -> Found:
     """Newton's method, or proximal Newton where the objective has a kink.
 
-    Where there are many rows, every sixteenth shows where to start. A pass for the gradient is much
-    cheaper than one for the Hessian, which is therefore kept as long as steps with it shorten the
-    gradient to less than a third.
+    Without a start, and where there are many rows, a fit to every sixteenth comes first. A pass for
+    the gradient is much cheaper than one for the Hessian, which is therefore kept as long as steps
+    with it shorten the gradient to less than a third.
 
     Args:
         problem: What is minimised.
-        start: First parameters.
+        start: First parameters; zeros by default.
         target: Norm of the subgradient at which it ends.
         max_iter: Most steps.
         smooth: Whether it is known that l1 = 0; static.
@@ -306,19 +313,36 @@ def newton(
     Returns:
         The parameters with the smallest subgradient.
     """
-    n = len(problem.x)
-    if n >= _MANY:
-        few = slice(None, None, _EVERY)
-        share = problem.weight.sum() / problem.weight[few].sum()
-        part = problem._replace(
-            x=problem.x[few], target=problem.target[:, few], weight=share * problem.weight[few]
-        )
-        steps = jnp.minimum(max_iter, 20)
-        start = _newton(part, start, jnp.maximum(target, 1e-3 * n), steps, smooth).theta
-    return _newton(problem, start, target, max_iter, smooth)
+    infinite = jnp.full_like(target, jnp.inf)
+    if start is not None:
+        return _newton(problem, start, jnp.zeros_like(start), infinite, target, max_iter, smooth)
+    (m, n), d = problem.target.shape, problem.x.shape[1]
+    origin = jnp.zeros((m, d + 1), problem.x.dtype)
+    if n < _MANY:
+        return _newton(problem, origin, origin, infinite, target, max_iter, smooth)
+    few = slice(None, None, _EVERY)
+    share = problem.weight.sum() / problem.weight[few].sum()
+    part = problem._replace(
+        x=problem.x[few], target=problem.target[:, few], weight=share * problem.weight[few]
+    )
+    rough = jnp.maximum(target, 3e-3 * jnp.linalg.norm(first_gradient(problem)))
+    near = newton(part, None, rough, jnp.minimum(max_iter, 20), smooth=smooth).theta
+    near = jnp.where(jnp.isfinite(near), near, 0)
+    # From zero, whose loss is known, the first step that is tried goes there.
+    known = problem.weight.sum() * math.log(max(m, 2))
+    return _newton(problem, origin, near, known, target, max_iter, smooth)
 
 
-def _newton(problem: Problem, start: Array, target: Array, max_iter: Array, smooth: bool) -> Found:
+def _newton(
+    problem: Problem,
+    start: Array,
+    move: Array,
+    value: Array,
+    target: Array,
+    max_iter: Array,
+    smooth: bool,
+) -> Found:
+    """From `start`, where the objective is `value` or unknown; first along `move`."""
     epsilon = jnp.finfo(start.dtype).eps
 
     def go_on(state: _Newton) -> Array:
@@ -359,18 +383,20 @@ def _newton(problem: Problem, start: Array, target: Array, max_iter: Array, smoo
             best=jnp.where(better, theta, state.best),
             least=jnp.where(better, jnp.minimum(norm, state.least), state.least),
             margin=kept(total.margin, state.margin),
-            idle=jnp.where(lower & (norm < 0.9 * state.least), 0, state.idle + lower.astype(int)),
-            num_iterations=state.num_iterations + lower.astype(int),
+            idle=jnp.where(
+                lower & (norm < 0.9 * state.least), 0, state.idle + lower.astype(jnp.int32)
+            ),
+            num_iterations=state.num_iterations + lower.astype(jnp.int32),
         )
 
-    infinite, zero = jnp.full_like(target, jnp.inf), jnp.zeros((), int)
+    infinite, zero = jnp.full_like(target, jnp.inf), jnp.zeros((), jnp.int32)
     nothing = jnp.zeros_like(start)
     first = _Newton(
         start,
-        infinite,
+        value,
         nothing,
         jnp.zeros((start.size,) * 2, start.dtype),
-        nothing,
+        move,
         0 * target,
         alpha=jnp.ones_like(target),
         best=start,
@@ -380,7 +406,7 @@ def _newton(problem: Problem, start: Array, target: Array, max_iter: Array, smoo
         num_iterations=zero,
     )
     end = jax.lax.while_loop(go_on, step, first)
-    return Found(end.best, (end.num_iterations - 1).astype(jnp.int32))
+    return Found(end.best, end.num_iterations - 1)
 
 
 def _direction(
@@ -468,10 +494,11 @@ class _Lbfgs(NamedTuple):
     num_iterations: Array
 
 
-def lbfgs(problem: Problem, start: Array, target: Array, max_iter: Array) -> Found:
+def lbfgs(problem: Problem, start: Array | None, target: Array, max_iter: Array) -> Found:
     """L-BFGS with Optax, in coordinates that suit the data; arguments as for `newton`."""
     import optax
 
+    start = _start(problem, start)
     z = _with_level(problem, problem.x)
     back, forth = _coordinates(problem, z)
     rule = optax.scale_by_lbfgs(memory_size=10)
@@ -528,9 +555,21 @@ def lbfgs(problem: Problem, start: Array, target: Array, max_iter: Array) -> Fou
     return Found(end.theta, end.num_iterations)
 
 
+def _start(problem: Problem, start: Array | None) -> Array:
+    shape = len(problem.target), problem.x.shape[1] + 1
+    return jnp.zeros(shape, problem.x.dtype) if start is None else start
+
+
 def _margin(problem: Problem, scores: Array) -> Array:
-    leads = _leads(scores, problem.target).max(axis=0)
-    return -jnp.where(problem.weight > 0, leads, -jnp.inf).max()
+    """The smallest lead of a row's own class; only where nothing is penalised."""
+
+    def smallest(scores: Array) -> Array:
+        leads = _leads(scores, problem.target).max(axis=0)
+        return -jnp.where(problem.weight > 0, leads, -jnp.inf).max()
+
+    nothing = (problem.l1 == 0) & (problem.l2 == 0)
+    infinite = jnp.full_like(problem.l2, -jnp.inf)
+    return jax.lax.cond(nothing, smallest, lambda _: infinite, scores)
 
 
 def _coordinates(problem: Problem, z: Array) -> tuple[Callable[..., Array], Callable[..., Array]]:
@@ -597,11 +636,12 @@ def _search(problem: Problem, state: _Lbfgs, move: Array, change: Array, ridge: 
 # --- Proximal gradient ----------------------------------------------------------------------------
 
 
-def proximal(problem: Problem, start: Array, target: Array, max_iter: Array) -> Found:
+def proximal(problem: Problem, start: Array | None, target: Array, max_iter: Array) -> Found:
     """Accelerated proximal gradient; arguments as for `newton`.
 
     Every parameter has its own unit, the root of its entry in the bound of the Hessian.
     """
+    start = _start(problem, start)
     z = _with_level(problem, problem.x)
     weight, dtype = problem.weight[None], problem.x.dtype
     ridge = problem.l2 * problem.penalised[None]

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from mlnotes_jax import _checks, _linear_newton
+from mlnotes_jax import _checks
 from mlnotes_jax.classification import _logistic
 from mlnotes_jax.foundations import linear_regression
 from mlnotes_jax.svm import _linear
@@ -155,10 +155,10 @@ def fit(
 
     | `solver` | what | cost of a step |
     | --- | --- | --- |
-    | `"newton"` | few steps; proximal Newton if `l1` is not 0 | a pass with `m² d²` per row |
+    | `"newton"` | few steps; proximal Newton if `l1` is not 0 | some need `m² d²` for each row |
     | `"lbfgs"` | needs `l1 = 0` | two products of the data with `m` vectors |
     | `"proximal"` | accelerated gradient with a soft threshold | the same |
-    | `"auto"` | `"newton"` for few parameters or two classes, else the cheaper of the others | |
+    | `"auto"` | `"newton"` for few parameters, else the cheaper of the others | |
 
     Args:
         x: Rows, shape `(n, d)`; finite, also where the weight is 0. Scale the features first if
@@ -221,7 +221,7 @@ def fit(
     _checks.positive("tol", tol)
     m = 1 if num_classes == 2 else num_classes
     theta = None if start is None else _start(start, (m, x.shape[1]), x.dtype)
-    method = _method(solver, m, x.shape[1] + 1, smooth, start is not None)
+    method = _method(solver, m, x.shape[1] + 1, smooth)
     return _fit(
         x, codes, weight * factors, l1, l2, theta, tol, steps, num_classes, fit_intercept, method
     )
@@ -414,14 +414,12 @@ def _fit(
 ) -> LogisticRegression:
     # Without "highest", a GPU or TPU would multiply with ten bits or fewer.
     with jax.default_matmul_precision("highest"):
-        problem = _problem(x, codes, weight, l1, l2, num_classes, fit_intercept, method)
-        if start is None:
-            theta = jnp.zeros((len(problem.target), x.shape[1] + 1), x.dtype)
-        else:
-            theta = start.at[:, -1].add(start[:, :-1] @ problem.centre)
+        problem = _problem(x, codes, weight, l1, l2, num_classes, fit_intercept)
+        if start is not None:
+            start = start.at[:, -1].add(start[:, :-1] @ problem.centre)
         steepest = jnp.linalg.norm(_logistic.first_gradient(problem))
         steepest = jnp.where(steepest > 0, steepest, 1)
-        found = _argmin(method, fit_intercept, problem, theta, tol, tol * steepest, max_iter)
+        found = _argmin(method, problem, start, tol * steepest, max_iter)
         theta = found.theta
         total = _logistic.sums(problem, theta)
         pull = _logistic.subgradient(problem, theta, total.gradient)
@@ -460,45 +458,34 @@ def _problem(
     l2: Array,
     num_classes: int,
     fit_intercept: bool,
-    method: str = "",
 ) -> _logistic.Problem:
     classes = jnp.arange(num_classes, dtype=codes.dtype)
     target = codes[None] == (classes[1:] if num_classes == 2 else classes)[:, None]
     # Under a transformation a label that is no class spoils every sum.
     weight = jnp.where((codes >= 0) & (codes < num_classes), weight, jnp.nan)
-    centre = jnp.zeros_like(x[0])
-    if fit_intercept:
-        # `_linear_newton` weighs the mean, so that its norms are the same as those here.
-        centre = weight @ x / weight.sum() if method == "rows" else x.mean(axis=0)
+    # Any point among the rows will do; it ignores the weights, so that folds share the rows.
+    centre = x[:: 1 + len(x) // 10_000].mean(axis=0) if fit_intercept else jnp.zeros_like(x[0])
     level = jnp.full_like(l2, 1.0 if fit_intercept else 0.0)
     return _logistic.Problem(x, jax.lax.stop_gradient(centre), target, weight, l1, l2, level)
 
 
-def _method(solver: str, m: int, width: int, smooth: bool, started: bool) -> str:
+def _method(solver: str, m: int, width: int, smooth: bool) -> str:
     """The solver, with what is known about the penalty."""
     if solver == "auto":
         few = m * width <= (_SMALL if m > 1 else _logistic.MAX_DENSE)
-        solver = "newton" if few or (m == 1 and smooth) else "lbfgs" if smooth else "proximal"
-    if solver != "newton":
-        return solver
-    if not smooth:
-        return "proximal newton"
-    return "rows" if m == 1 and not started else "newton"
+        solver = "newton" if few else "lbfgs" if smooth else "proximal"
+    return "proximal newton" if solver == "newton" and not smooth else solver
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _argmin(
     method: str,
-    fit_intercept: bool,
     problem: _logistic.Problem,
-    start: Array,
-    tol: Array,
+    start: Array | None,
     least: Array,
     max_iter: Array,
 ) -> _logistic.Found:
-    if method == "rows":
-        found = _rows(fit_intercept, problem, tol, max_iter)
-    elif method == "lbfgs":
+    if method == "lbfgs":
         found = _logistic.lbfgs(problem, start, least, max_iter)
     elif method == "proximal":
         found = _logistic.proximal(problem, start, least, max_iter)
@@ -512,33 +499,13 @@ def _argmin(
     return found._replace(theta=found.theta - shift[None])
 
 
-def _rows(
-    fit_intercept: bool, problem: _logistic.Problem, tol: Array, max_iter: Array
-) -> _logistic.Found:
-    """Two classes, nothing but a ridge, from zero: Newton's method of the linear machines."""
-    signs = jnp.where(problem.target[0], 1, -1).astype(problem.x.dtype)
-    found = _linear_newton.minimize(
-        problem.x,
-        problem.weight,
-        _linear_newton.logistic(signs),
-        penalty=problem.l2,
-        tol=0.9 * tol,  # the norm there is rounded otherwise than the one here
-        max_iter=max_iter,
-        criterion="gradient",
-        fit_intercept=fit_intercept,
-        of_rows=lambda few: _linear_newton.logistic(signs[few]),
-    )
-    level = found.intercept + found.coef @ problem.centre
-    return _logistic.Found(jnp.append(found.coef, level)[None], found.num_iterations)
-
-
 @_argmin.defjvp
 def _argmin_jvp(
-    method: str, fit_intercept: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    method: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[_logistic.Found, _logistic.Found]:
     """At the minimum the gradient stays 0: H dtheta + d(gradient) = 0, for weights that move."""
     problem, way = primals[0], tangents[0]
-    found = _argmin(method, fit_intercept, *primals)
+    found = _argmin(method, *primals)
     theta = found.theta
 
     def gradient(x: Array, weight: Array, l1: Array, l2: Array) -> Array:

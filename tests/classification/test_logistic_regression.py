@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from mlnotes_jax.classification import _logistic
 from mlnotes_jax.classification import logistic_regression as lr
 from mlnotes_jax.data import datasets
 from mlnotes_jax.demos.classification import logistic_regression as demo
@@ -322,6 +323,21 @@ def test_blocks_of_rows_are_one_sum(x64):
     np.testing.assert_allclose(model.coef, theirs.coef_, atol=1e-7)
     by_hand = objective(model.coef, model.intercept, x, y, 0.0, 2.0, weight)
     np.testing.assert_allclose(model.objective, by_hand, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["drawn", "by class", "every sixteenth of one class"])
+def test_a_start_from_few_rows_changes_no_result(order, monkeypatch, x64):
+    """Where the few rows tell nothing or the wrong thing, too."""
+    x, y = draw(n=336, k=2, dtype=np.float64)  # a shape of its own: compiled for this test
+    if order == "by class":
+        y = np.sort(y)
+    elif order != "drawn":
+        y[::16] = 1
+    monkeypatch.setattr(_logistic, "_MANY", 336)
+    model = lr.fit(x, y, l2=0.5, tol=1e-10, solver="newton")
+    theirs = peer(x, y, l2=0.5, solver="newton-cholesky")
+    assert model.converged
+    np.testing.assert_allclose(model.coef, theirs.coef_, atol=1e-8)  # both gradients: 1e-10
 
 
 # What has no answer says so

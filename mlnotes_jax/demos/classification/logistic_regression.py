@@ -139,8 +139,8 @@ def run(
     x, y = jnp.asarray(data.x), jnp.asarray(data.y)
     fold = jax.random.permutation(fold_key, len(y)) % num_folds
     train = (fold[None] != jnp.arange(num_folds)[:, None]).astype(x.dtype)
-    # From here on all weights are zero: no slope of the loss at zero is larger.
-    largest = float(np.abs(data.x.T @ (data.y - data.y.mean())).max())
+    # From here on all weights are zero, up to rounding: no slope of the loss at zero is larger.
+    largest = 1.001 * float(np.abs(data.x.T @ (data.y - data.y.mean())).max())
     paths = {}
     for kind in progress.track(("l1", "l2"), "paths"):
         first = largest if kind == "l1" else 10 * largest
