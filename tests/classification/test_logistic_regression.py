@@ -83,7 +83,7 @@ def test_ridge_equals_the_peer(name, x64):
     np.testing.assert_allclose(model.objective, by_hand, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["breast_cancer", "wine"])
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "iris"])
 def test_lasso_and_elastic_net_equal_the_peer(name, x64):
     x, y = real(name)
     for l1, l2 in ((8.0, 0.0), (4.0, 4.0)):
