@@ -13,12 +13,12 @@ features and small C, less where most duals stay free; 5 or more for the grid, a
 digits, whose machines are small; 3 for SVR; 20 or more for the linear machine, which needs six
 passes over the data.
 
-Came out (`results/svm-classifier-cpu-1thread.json`, one core of a Zen 4): 3.7 in the geometric mean
-of the binary fits, from 2.2 (n = 5000, d = 100, C = 1) to 6.6. Lowest where nearly all duals stay
-free and the working set of 4096 is crowded, as predicted. The grid 2.9, less than predicted: with
-C = 100 the pairs take most of the time, and they cost 3 microseconds each on 2000 rows. The digits
-1.3: one Gram matrix serves all 45 machines, but half of the time is that matrix, in float32 hardly
-faster than libsvm's. SVR 3.0 to 4.2. The linear machine 14. At the same objectives to 1e-6.
+Came out (`results/svm-classifier-cpu-1thread.json`, one core of a Zen 4): 3.9 in the geometric mean
+of the binary fits, from 2.35 (n = 20 000, d = 20, C = 10) to 6.2. Lowest where many duals stay free
+and pairs take most of the time. The grid 3.6, less than predicted: with C = 100 there are up to
+60 000 pairs, and they cost 3 microseconds each on 2000 rows. The digits 1.5: one Gram matrix serves
+all 45 machines, but half of the time is that matrix, in float32 hardly faster than libsvm's. SVR
+3.5 to 4.5. The linear machine 18. At the same objectives to 1e-6.
 """
 
 import functools
