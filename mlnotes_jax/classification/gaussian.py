@@ -28,6 +28,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from mlnotes_jax import _checks
+from mlnotes_jax.classification import _common
 
 __all__ = [
     "Gaussian",
@@ -160,7 +161,7 @@ def fit(
         leaves the weights out of the variance that `var_smoothing` multiplies; a row of weight 0
         counts in it. "svd" leaves directions of no variance out where this raises.
     """
-    x, y, weight, k = _data(x, y, sample_weight, num_classes)
+    x, y, weight, k = _common.labelled(x, y, sample_weight, num_classes)
     _checks.one_of("covariance", covariance, ("shared", "own", "naive"))
     _checks.one_of("pool", pool, ("rows", "priors"))
     shrinkage = _scalar("shrinkage", shrinkage, x.dtype)
@@ -277,7 +278,7 @@ def predict(model: Gaussian, x: Float[ArrayLike, "... d"]) -> Int[Array, "..."]:
         >>> gaussian.predict(model, [[2.4], [2.6]]).tolist()
         [0, 1]
     """
-    return _best(_scores(model, *_rows(model, x)))
+    return _common.best(_scores(model, *_rows(model, x)))
 
 
 def linear_form(model: Gaussian) -> LinearForm:
@@ -530,13 +531,6 @@ def _log_odds(scores: Array) -> Array:
     return scores[..., 1] - scores[..., 0]
 
 
-@jax.jit
-def _best(scores: Array) -> Array:
-    # `argmax` of a NaN would be the class that has it.
-    unknown = jnp.isnan(scores).any(axis=-1)
-    return jnp.where(unknown, -1, scores.argmax(axis=-1)).astype(jnp.int32)
-
-
 def _half_distance(x: Array, mean: Array, factor: Array) -> Array:
     """Half the squared distance, and half the logarithm of the determinant."""
     away = x - mean[None]
@@ -582,43 +576,6 @@ def _sample(key: Array, model: Gaussian, num_samples: int) -> tuple[Array, Array
 
 
 # --- What comes in --------------------------------------------------------------------------------
-
-
-def _data(
-    x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, num_classes: int | None
-) -> tuple[Array, Array, Array | None, int]:
-    rows = _wide(_checks.floating("x", x, ndim=2))
-    _checks.not_empty("x", rows)
-    labels = _checks.integer("y", y, ndim=1)
-    _checks.same_length(x=rows, y=labels)
-    weight = None
-    if sample_weight is not None:
-        weight = _checks.floating("sample_weight", sample_weight, ndim=1).astype(rows.dtype)
-        _checks.same_length(sample_weight=weight, y=labels)
-        _checks.finite("sample_weight", weight)
-        _checks.not_negative("sample_weight", weight)
-    # Values are looked at in NumPy: that compiles nothing.
-    counted = np.ones(len(labels), bool)
-    if weight is not None and _checks.is_concrete(weight):
-        counted = np.asarray(weight) != 0
-        if not counted.any():
-            raise ValueError("sample_weight must be positive for at least one row")
-    seen = _checks.is_concrete((labels, weight))
-    if _checks.is_concrete((rows, weight)):
-        kept: Any = np.where(counted[:, None], rows, 0)
-        _checks.finite("x", kept)
-    if num_classes is None:
-        if not seen:
-            raise ValueError("num_classes must be given where y or sample_weight is traced")
-        num_classes = max(int(np.asarray(labels)[counted].max()) + 1, 1)
-    _checks.positive_int("num_classes", num_classes)
-    if seen:
-        _checks.class_labels("y", labels, num_classes, counted=counted)
-    return rows, labels, weight, num_classes
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(jnp.float32) if jnp.finfo(array.dtype).bits < 32 else array
 
 
 def _scalar(name: str, value: ArrayLike, dtype: Any) -> Array:

@@ -25,11 +25,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from mlnotes_jax import _checks
+from mlnotes_jax.classification import _common
 from mlnotes_jax.foundations import _reduction, losses
 from mlnotes_jax.foundations._reduction import Reduction
 
@@ -346,7 +346,8 @@ def fit(
         [`svm.classifier.fit_linear`][mlnotes_jax.svm.classifier.fit_linear] with
         $C = 2 / (\lambda n)$.
     """
-    rows, y, weight, k = _data(x, y, sample_weight, num_classes)
+    rows, y, weight, k = _common.labelled(x, y, sample_weight, num_classes)
+    weight = jnp.ones(len(y), rows.dtype) if weight is None else weight
     _checks.one_of("loss", loss, ("hinge", "max_hinge", "cross_entropy"))
     numbers = {}
     for name, value in (("l2", l2), ("tol", tol)):
@@ -381,7 +382,7 @@ def class_scores(model: LinearScores, x: Float[ArrayLike, "... d"]) -> Float[Arr
     d = model.coef.shape[-1]
     if array.shape[-1:] != (d,):
         raise ValueError(f"x must have {d} features in its last axis, got shape {array.shape}")
-    return _scores(model.coef, model.intercept, array.astype(model.coef.dtype))
+    return _common.linear(model.coef, model.intercept, array.astype(model.coef.dtype))
 
 
 def decision_function(
@@ -428,16 +429,7 @@ def predict(model: LinearScores, x: Float[ArrayLike, "... d"]) -> Int[Array, "..
         >>> linear_scores.predict(model, [[-3.0], [3.0]]).tolist()
         [0, 1]
     """
-    scores = class_scores(model, x)
-    unknown = jnp.isnan(scores).any(axis=-1)
-    return jnp.where(unknown, -1, scores.argmax(axis=-1)).astype(jnp.int32)
-
-
-@jax.jit
-def _scores(coef: Array, intercept: Array, x: Array) -> Array:
-    with jax.default_matmul_precision("highest"):
-        scores = x @ coef.T
-    return scores + intercept.reshape((1,) * (scores.ndim - 1) + (-1,))
+    return _common.best(class_scores(model, x))
 
 
 class _Rows(NamedTuple):
@@ -640,39 +632,3 @@ def _balance(rows: _Rows, push: Array) -> Array:
     inverse = jnp.linalg.pinv(matrix, rtol=jnp.asarray(least, push.dtype))
     factors = jax.nn.relu(1 - inverse @ matrix.sum(axis=1))
     return factors / factors.max()
-
-
-# --- What comes in --------------------------------------------------------------------------------
-
-
-def _data(
-    x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, num_classes: int | None
-) -> tuple[Array, Array, Array, int]:
-    rows = _reduction.wide("x", x)
-    _checks.check_rank("x", rows, 2)
-    _checks.not_empty("x", rows)
-    labels = _checks.integer("y", y, ndim=1)
-    _checks.same_length(x=rows, y=labels)
-    weight = jnp.ones(len(labels), rows.dtype)
-    if sample_weight is not None:
-        weight = _checks.floating("sample_weight", sample_weight, ndim=1).astype(rows.dtype)
-        _checks.same_length(sample_weight=weight, y=labels)
-        _checks.finite("sample_weight", weight)
-        _checks.not_negative("sample_weight", weight)
-    # Inside of `jit` an array made of a NumPy array is traced; the NumPy array is not.
-    given = np.ones(len(labels)) if sample_weight is None else sample_weight
-    seen = _checks.is_concrete((y, given))
-    counted = np.asarray(given) != 0 if seen else np.ones(len(labels), bool)
-    if not counted.any():
-        raise ValueError("sample_weight must be positive for at least one row")
-    if seen and _checks.is_concrete(x):
-        kept: Any = np.where(counted[:, None], np.asarray(x), 0)
-        _checks.finite("x", kept)
-    if num_classes is None:
-        if not seen:
-            raise ValueError("num_classes must be given where y or sample_weight is traced")
-        num_classes = max(int(np.asarray(y)[counted].max()) + 1, 1)
-    _checks.positive_int("num_classes", num_classes)
-    if seen:
-        _checks.class_labels("y", y, num_classes, counted=counted)
-    return rows, labels, weight, num_classes

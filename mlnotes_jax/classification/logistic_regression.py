@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from mlnotes_jax import _checks
-from mlnotes_jax.classification import _logistic
+from mlnotes_jax.classification import _common, _logistic
 from mlnotes_jax.foundations import linear_regression
 from mlnotes_jax.svm import _linear
 
@@ -251,7 +251,7 @@ def decision_function(
         0.908
     """
     rows = _linear.features(x, model.coef)
-    scores = _scores(model.coef, model.intercept, rows)
+    scores = _common.linear(model.coef, model.intercept, rows)
     return scores[..., 0] if scores.shape[-1] == 1 else scores
 
 
@@ -298,7 +298,8 @@ def predict(
         >>> logistic_regression.predict(model, [[1.0], [2.0]]).tolist()
         [0, 1]
     """
-    return _best(model.coef, model.intercept, _linear.features(x, model.coef))
+    rows = _linear.features(x, model.coef)
+    return _common.best(_common.linear(model.coef, model.intercept, rows))
 
 
 def standard_errors(
@@ -544,25 +545,11 @@ def _moves_on(problem: _logistic.Problem, theta: Array, pull: Array) -> Array:
 
 
 @jax.jit
-def _scores(coef: Array, intercept: Array, x: Array) -> Array:
-    with jax.default_matmul_precision("highest"):
-        scores = x @ coef.T
-    return scores + jnp.broadcast_to(intercept, scores.shape)
-
-
-@jax.jit
 def _probabilities(coef: Array, intercept: Array, x: Array) -> Array:
-    scores = _scores(coef, intercept, x)
+    scores = _common.linear(coef, intercept, x)
     if scores.shape[-1] > 1:
         return jax.nn.softmax(scores, axis=-1)
     return jax.nn.sigmoid(jnp.concatenate([-scores, scores], axis=-1))
-
-
-@jax.jit
-def _best(coef: Array, intercept: Array, x: Array) -> Array:
-    scores = _scores(coef, intercept, x)
-    best = scores[..., 0] > 0 if scores.shape[-1] == 1 else scores.argmax(axis=-1)
-    return jnp.where(jnp.isnan(scores).any(axis=-1), -1, best.astype(jnp.int32))
 
 
 @jax.jit

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
-from mlnotes_jax import _checks
-from mlnotes_jax._protocol import keyed as _keyed
+from mlnotes_jax import _checks, _protocol
 
 __all__ = [
     "ClosedForm",
@@ -230,7 +229,7 @@ def decompose(
     _checks.positive_int("num_datasets", num_datasets, least=3)
     if chunk_size is not None:
         _checks.positive_int("chunk_size", chunk_size)
-    fit = _keyed(fit)
+    fit = _protocol.keyed(fit)
     values = truth(x) if callable(truth) else truth
     known = None if values is None else _wide(_checks.floating("truth", values))
 
@@ -451,7 +450,7 @@ def out_of_bag(
     _checks.not_empty("x", x)
     _checks.finite("x", x)
     _checks.finite("y", y)
-    fit, n = _keyed(fit), y.shape[0]
+    fit, n = _protocol.keyed(fit), y.shape[0]
 
     def one(keys: tuple[Array, Array]) -> tuple[Array, Array]:
         draw_key, fit_key = keys
