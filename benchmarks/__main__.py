@@ -20,6 +20,8 @@ class Options:
     """`chapter/concept`, or `concept` alone where that is unique."""
     size: Literal["small", "full"] = "full"
     """`small` takes seconds and shows that it runs; `full` is what claims are made from."""
+    case: str | None = None
+    """Only the cases whose name holds this."""
     threads: int | None = None
     """Cores to use; all that the process may use, where none is given."""
     repeats: int = 5
@@ -50,7 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
         harness.limit_threads(options.threads)
     module = harness.load(name)  # only now: this imports JAX
     head = harness.header(name, size=options.size, threads=options.threads, quality=module.QUALITY)
-    rows = list(harness.measure(module.cases(options.size), repeats=options.repeats))
+    head["case"] = options.case
+    cases = (c for c in module.cases(options.size) if (options.case or "") in c.name)
+    rows = list(harness.measure(cases, repeats=options.repeats))
+    if not rows:
+        names = ", ".join(repr(case.name) for case in module.cases(options.size))
+        text = f"--case must be part of one of {names}, got {options.case!r}"
+        console.print(text, style="red", markup=False)
+        return 2
     summary = module.summary(rows) if hasattr(module, "summary") else []
     _show(console, head, rows, summary)
     if options.json is not None:

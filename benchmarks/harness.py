@@ -125,7 +125,17 @@ def header(name: str, *, size: str, threads: int | None, quality: str) -> dict[s
     """Say when, where and with which versions."""
     import jax
 
-    packages = ("mlnotes-jax", "jax", "jaxlib", "numpy", "scipy", "scikit-learn", "torch")
+    packages = (
+        "mlnotes-jax",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "torch",
+        "lightgbm",
+        "xgboost-cpu",
+    )
     versions = {"python": platform.python_version()}
     for package in packages:
         try:

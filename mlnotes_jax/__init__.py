@@ -8,6 +8,8 @@ Chapters:
     optimization: Finding the lowest point.
     classification: From a score to a class.
     svm: The widest margin.
+    trees: Questions in order.
+    ensembles: Many weak opinions.
     generalization: Will it hold on data not seen?
     nets: Layers and feed-forward networks (Flax).
     data: Getting data in: reading, labels, scaling, loading.
@@ -25,11 +27,13 @@ __getattr__, __dir__, __all__ = _lazy.submodules(
         "classification",
         "data",
         "demos",
+        "ensembles",
         "foundations",
         "generalization",
         "nets",
         "optimization",
         "svm",
         "training",
+        "trees",
     ],
 )

@@ -120,6 +120,35 @@ def in_range(name: str, value: ArrayLike, low: float, high: float) -> None:
     _every(name, value, lambda v: (v >= low) & (v <= high), f"must be in [{low}, {high}]")
 
 
+def row_weights(
+    sample_weight: ArrayLike | None, y: Array, dtype: Any
+) -> tuple[Array | None, np.ndarray]:
+    """Check the weights of rows: not negative, finite, and some are positive.
+
+    Args:
+        sample_weight: What the caller passed, shape `(n,)`, or None.
+        y: One entry for each row.
+        dtype: Of the weights that are returned.
+
+    Returns:
+        The weights, or None; and which rows count, as NumPy's booleans: all of them where the
+        weights are traced. A row that does not count may hold anything.
+    """
+    counted = np.ones(len(y), bool)
+    if sample_weight is None:
+        return None, counted
+    weight = floating("sample_weight", sample_weight, ndim=1).astype(dtype)
+    same_length(sample_weight=weight, y=y)
+    finite("sample_weight", weight)
+    not_negative("sample_weight", weight)
+    # What came is looked at: inside of `jit` an array made of a NumPy array is traced.
+    if is_concrete(sample_weight):
+        counted = np.asarray(sample_weight) != 0
+        if not counted.any():
+            raise ValueError("sample_weight must be positive for at least one row")
+    return weight, counted
+
+
 def class_labels(
     name: str, labels: ArrayLike, num_classes: int, *, counted: ArrayLike = True
 ) -> None:

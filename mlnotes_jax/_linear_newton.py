@@ -9,7 +9,8 @@ $\sum_i s_i \ell_i''(t_i)\, \tilde x_i \tilde x_i^\top + \lambda I$ block by blo
 direction in the space of the scores, one the bound below. The line search then works on vectors of
 n numbers: $\varphi(\alpha) = F(w + \alpha p, b + \alpha p_b)$ needs only $t + \alpha X p$. It looks
 at $\varphi'$, not at $\varphi$, whose differences are lost in rounding near the minimum. Where
-there are many rows, every sixteenth of them shows where to start; that halves the steps.
+there are many rows, every sixteenth of them shows where to start; and the Hessian of these few
+serves as long as each step brings the gradient down to a quarter.
 
 **The bound.** Write $\ell_i(t) = \max_g\, (g t - \ell_i^*(g))$. For slopes $g$ with $\sum_i s_i g_i
 = 0$, weak duality gives $F(w, b) - \min F \le$
@@ -48,6 +49,9 @@ MAX_DENSE = 2048
 
 #: From so many rows on, a fit to every `_EVERY`-th of them comes first.
 _MANY, _EVERY = 32_768, 16
+
+#: A factor is kept while each step brings the gradient down by so much.
+_SERVES = 4
 
 #: Steps in a row that bring nothing, before it ends: for losses with a derivative, and with a kink.
 _IDLE = 10, 25
@@ -157,18 +161,16 @@ def minimize(
     """
     # Without "highest", a GPU or TPU would multiply with ten bits or fewer.
     with jax.default_matmul_precision("highest"):
-        start = None
+        near = None
         if of_rows is not None and x.shape[0] >= _MANY:
             few = slice(None, None, _EVERY)
             share = total(weight) / total(weight[few])
-            start = _newton(
-                _Problem(x[few], share * weight[few], of_rows(few), penalty, fit_intercept),
-                jnp.maximum(tol, jnp.asarray(1e-3, x.dtype)),
-                jnp.minimum(max_iter, 10),
-                "gradient",
-            )
+            sample = _Problem(x[few], share * weight[few], of_rows(few), penalty, fit_intercept)
+            least = jnp.maximum(tol, jnp.asarray(1e-3, x.dtype))
+            found = _newton(sample, least, jnp.minimum(max_iter, 10), "gradient")
+            near = _Near(found, _factor_near(sample, found))
         problem = _Problem(x, weight, loss, penalty, fit_intercept)
-        return _newton(problem, tol, max_iter, criterion, start)
+        return _newton(problem, tol, max_iter, criterion, near)
 
 
 def logistic(signs: Float[Array, " n"]) -> Loss:
@@ -238,6 +240,8 @@ class _Problem:
 
     def scores(self, coef: Array, intercept: Array) -> Array:
         """The scores of all rows."""
+        if not self.fit_intercept:  # nothing to centre
+            return self.x @ coef + intercept
 
         def step(t: Array, rows: Array, first: Array, fresh: Array) -> Array:
             del fresh  # what is computed twice is the same
@@ -292,6 +296,22 @@ class _State(NamedTuple):
     idle: Array
     inner: Array
     num_iterations: Array
+    factor: "_Factor | None"  # kept from step to step, where there are many rows
+    served: Array  # whether it still brings the gradient down fast
+
+
+class _Factor(NamedTuple):
+    """Of the Hessian, in units in which its diagonal is 1."""
+
+    lower: Array
+    unit: Array
+
+
+class _Near(NamedTuple):
+    """A minimum for few of the rows, and the Hessian there."""
+
+    found: Minimum
+    factor: _Factor | None
 
 
 class _Best(NamedTuple):
@@ -310,7 +330,7 @@ class _Bound(NamedTuple):
 
 
 def _newton(
-    problem: _Problem, tol: Array, max_iter: Array, criterion: str, near: Minimum | None = None
+    problem: _Problem, tol: Array, max_iter: Array, criterion: str, near: _Near | None = None
 ) -> Minimum:
     """From zero, or from a minimum `near` by where the objective is lower there."""
     x, loss = problem.x, problem.loss
@@ -322,22 +342,36 @@ def _newton(
     coef, intercept = jnp.zeros_like(x[0]), jnp.zeros((), dtype)
     t = jnp.zeros_like(problem.weight)
     slope, curvature = loss.derivatives(t, loss.start)
-    first = _bound(problem, coef, t, slope)
+    kept, served = None, jnp.array(False)
+    if near is None:
+        first = begin = _bound(problem, coef, t, slope)
+    else:
+        there = near.found.coef
+        by_mean = near.found.intercept + problem.mean @ there
+        t_near = problem.scores(there, by_mean)
+        slope_near, curvature_near = loss.derivatives(t_near, None)
+
+        def both(*pair: Array) -> Array:
+            return jnp.stack(pair)
+
+        # One pass over the rows for both.
+        bounds = jax.vmap(partial(_bound, problem))(
+            both(coef, there), both(t, t_near), both(slope, slope_near)
+        )
+        first = jax.tree.map(lambda a: a[0], bounds)
+        lower = bounds.objective[1] < bounds.objective[0]  # not where it is NaN
+        kept, served = near.factor, lower
+
+        def choose(at_zero: Any, at_near: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(lower, b, a), at_zero, at_near)
+
+        begin = choose(first, jax.tree.map(lambda a: a[1], bounds))
+        coef, intercept, t, slope, curvature = choose(
+            (coef, intercept, t, slope, curvature),
+            (there, by_mean, t_near, slope_near, curvature_near),
+        )
     smallest = 0.0 if loss.start is None else 500 * epsilon * loss.start.width
     first_norm = jnp.linalg.norm(first.gradient)
-    begin = first
-    if near is not None:
-        by_mean = near.intercept + problem.mean @ near.coef
-        t_near = problem.scores(near.coef, by_mean)
-        bound_near = _bound(problem, near.coef, t_near, loss.derivatives(t_near, None)[0])
-        lower = bound_near.objective < first.objective  # not where it is NaN
-
-        def choose(there: Any, here: Any) -> Any:
-            return jax.tree.map(partial(jnp.where, lower), there, here)
-
-        coef, intercept, t = choose((near.coef, by_mean, t_near), (coef, intercept, t))
-        begin = choose(bound_near, first)
-        slope, curvature = loss.derivatives(t, None)
 
     def within(bound: _Bound) -> Array:
         """Relative; what is zero up to the rounding of the start counts as zero."""
@@ -352,7 +386,7 @@ def _newton(
 
     def step(state: _State) -> _State:
         gradient = _gradient(problem, state)
-        move = _direction(problem, state, gradient)
+        move, factor = _direction(problem, state, gradient)
         change = problem.scores(move[:-1], move[-1])
         alpha = _search(problem, state, move, change, gradient @ move)
         coef = state.coef + alpha * move[:-1]
@@ -383,6 +417,8 @@ def _newton(
             idle=jnp.where(better, 0, state.idle + 1),
             inner=inner,
             num_iterations=state.num_iterations + 1,
+            factor=factor,
+            served=_SERVES * jnp.linalg.norm(bound.gradient) < jnp.linalg.norm(gradient),
         )  # fmt: skip
 
     zero = jnp.zeros((), jnp.int32)
@@ -399,6 +435,8 @@ def _newton(
         zero,
         zero,
         zero,
+        kept,
+        served,
     )
     # fmt: on
     end = jax.lax.while_loop(go_on, step, start)
@@ -443,8 +481,9 @@ def _bound(problem: _Problem, coef: Array, t: Array, slope: Array) -> _Bound:
         least, by_intercept = jnp.minimum(up, down), up - down
         shares = [least / jnp.where(side > 0, side, 1) for side in (up, down)]
         balanced = slope * jnp.where(slope > 0, shares[0], shares[1])
-    pulls = problem.adjoint(weight[:, None] * jnp.stack([slope, balanced], axis=1))
-    residual = penalty * coef + pulls[:, 1]
+    slopes = [slope, balanced] if problem.fit_intercept else [slope]
+    pulls = problem.adjoint(weight[:, None] * jnp.stack(slopes, axis=1))
+    residual = penalty * coef + pulls[:, -1]
     positive = jnp.where(penalty > 0, penalty, 1)
     gap = total(weight * loss.excess(t, balanced)) + residual @ residual / (2 * positive)
     gap = jnp.where(penalty > 0, gap, jnp.inf)  # without a penalty there is no bound of this form
@@ -457,38 +496,65 @@ def _bound(problem: _Problem, coef: Array, t: Array, slope: Array) -> _Bound:
     )
 
 
-def _direction(problem: _Problem, state: _State, gradient: Array) -> Array:
-    """Newton's direction for the coefficients and the intercept."""
+def _direction(problem: _Problem, state: _State, gradient: Array) -> tuple[Array, "_Factor | None"]:
+    """Newton's direction for the coefficients and the intercept, and the factor to be kept."""
+    if problem.x.shape[1] > MAX_DENSE:
+        return _conjugate_gradients(problem, state, gradient), None
+    if state.factor is None:
+        return _solve(_factor(problem, state.curvature, state.proximal), gradient), None
+    factor = jax.lax.cond(
+        state.served,
+        lambda kept, _: kept,
+        lambda _, curvature: _factor(problem, curvature, state.proximal),
+        state.factor,
+        state.curvature,
+    )
+    return _solve(factor, gradient), factor
+
+
+def _factor_near(sample: _Problem, found: Minimum) -> _Factor | None:
+    """Of the Hessian of few rows, where their objective is lowest."""
+    if sample.x.shape[1] > MAX_DENSE:
+        return None
+    t = sample.scores(found.coef, found.intercept + sample.mean @ found.coef)
+    return _factor(sample, sample.loss.derivatives(t, None)[1], None)
+
+
+def _factor(problem: _Problem, curvature: Array, proximal: Proximal | None) -> _Factor:
     d, epsilon = problem.x.shape[1], jnp.finfo(problem.x.dtype).eps
-    curvature = problem.weight * state.curvature
-    level = total(curvature)
-    if state.proximal is not None:
-        level = jnp.maximum(level, 1e-3 * total(problem.weight) / state.proximal.width)
-    if not problem.fit_intercept:
-        level = jnp.ones_like(level)
-    if d > MAX_DENSE:
-        return _conjugate_gradients(problem, curvature, gradient, level)
-    gram, cross = problem.moments(curvature)
+    gram, cross = problem.moments(problem.weight * curvature)
     if not problem.fit_intercept:
         cross = jnp.zeros_like(cross)
     top = jnp.concatenate(
         [gram + problem.penalty * jnp.eye(d, dtype=gram.dtype), cross[:, None]], 1
     )
+    level = _level(problem, curvature, proximal)
     hessian = jnp.concatenate([top, jnp.append(cross, level)[None]])
     # In units in which the diagonal is 1, rounding errors are of the order of epsilon.
-    diagonal = _positive(jnp.diag(hessian))
-    unit = jax.lax.rsqrt(diagonal)
+    unit = jax.lax.rsqrt(_positive(jnp.diag(hessian)))
     scaled = hessian * unit[:, None] * unit[None, :]
     scaled = scaled + 4 * d**0.5 * epsilon * jnp.eye(d + 1, dtype=gram.dtype)
-    factor = (jnp.linalg.cholesky(scaled), True)
-    move = -unit * jax.scipy.linalg.cho_solve(factor, unit * gradient)
-    return jnp.where(jnp.isfinite(move).all(), move, -gradient / diagonal)
+    return _Factor(jnp.linalg.cholesky(scaled), unit)
 
 
-def _conjugate_gradients(
-    problem: _Problem, curvature: Array, gradient: Array, level: Array
-) -> Array:
+def _solve(factor: _Factor, gradient: Array) -> Array:
+    unit = factor.unit
+    move = -unit * jax.scipy.linalg.cho_solve((factor.lower, True), unit * gradient)
+    return jnp.where(jnp.isfinite(move).all(), move, -gradient * unit**2)
+
+
+def _level(problem: _Problem, curvature: Array, proximal: Proximal | None) -> Array:
+    """The entry of the Hessian for the intercept."""
+    level = total(problem.weight * curvature)
+    if proximal is not None:
+        level = jnp.maximum(level, 1e-3 * total(problem.weight) / proximal.width)
+    return level if problem.fit_intercept else jnp.ones_like(level)
+
+
+def _conjugate_gradients(problem: _Problem, state: _State, gradient: Array) -> Array:
     """The same without a matrix: two passes over the rows for each product."""
+    curvature = problem.weight * state.curvature
+    level = _level(problem, state.curvature, state.proximal)
     diagonal = _positive(jnp.append(problem.squares(curvature) + problem.penalty, level))
 
     def product(v: Array) -> Array:

@@ -10,9 +10,19 @@ import inspect
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-__all__ = ["accepts", "keyed", "named", "stable", "takes_key"]
+import jax
+
+__all__ = ["UNTRACEABLE", "accepts", "keyed", "named", "stable", "takes_key"]
 
 Result = TypeVar("Result")
+
+#: What JAX raises where Python looks at the value of a tracer: such a fit is called in a loop.
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 _POSITIONAL = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 

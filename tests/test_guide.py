@@ -60,7 +60,7 @@ def test_oldest_python():
 
 def test_options_of_the_benchmarks():
     named = set(re.findall(r"`(--[a-z]+)", page("performance")))
-    assert named == {"--size", "--threads", "--repeats", "--json"}
+    assert named == {"--size", "--case", "--threads", "--repeats", "--json"}
     command = [sys.executable, "-m", "benchmarks", "--help"]
     help_text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert named <= set(re.findall(r"--[a-z]+", help_text))

@@ -10,11 +10,11 @@ gradient, and 4 or 5 are enough, so 2.5 to 3 against the peer's L-BFGS, more aga
 L1, saga needs hundreds of passes: 10 and more. In the search the peer starts every fit from zero,
 and ours from the penalty before: 5 and more.
 
-Came out (`results/classification-logistic_regression-cpu-1thread.json`, one core of a Zen 4 that
-had other work, too): 2.7 against L-BFGS for two classes, at a lower objective, but not with 4 or 5
-Hessians: with one, after a fit to every sixteenth row, and three gradients. 5.7 against the peer's
-Newton, 34 against saga, 300 on the digits. With ten classes both run L-BFGS, and are equal. The
-search 3.2, less than predicted: with weak penalties a fit takes thirty steps from any start.
+Came out (`results/classification-logistic_regression-cpu-1thread.json`, one core of a Zen 4): 2.8
+against L-BFGS for two classes, at a lower objective, but not with 4 or 5 Hessians: with one, after
+a fit to every sixteenth row, and three gradients. 5.7 against the peer's Newton, 40 against saga,
+290 on the digits. With ten classes both run L-BFGS, and are equal. The search 3.2, less than
+predicted: with weak penalties a fit takes thirty steps from any start.
 """
 
 import functools

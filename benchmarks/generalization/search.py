@@ -14,13 +14,14 @@ it is called, with all its checks and its result on the host, and once inside a 
 Predicted, from a study of other programs: 5 for the digits, 5 or more for breast cancer, far above
 100 for ridge regression and about as fast as NumPy, 2.5 for the machines of breast cancer.
 
-Came out (`results/generalization-search-cpu.json`, two cores of a Zen 4): 7.2 for the digits, 23
+Came out (`results/generalization-search-cpu.json`, two cores of a Zen 4): 7.4 for the digits, 21
 for breast cancer (each fit starts from the one before, with the next stronger penalty; Newton then
-takes a step or two), 122 for ridge regression as it is called and 248 inside a program. NumPy with
+takes a step or two), 125 for ridge regression as it is called and 255 inside a program. NumPy with
 the same algorithm takes a third of our time there: most of ours are checks on the host. The
-machines, less than predicted: 1.8 for breast cancer and 1.4 for the digits, as ours are fitted one
-after the other on one core, and the peer's on two. A first call compiles for seconds, and loses to
-all but the slowest of these searches.
+machines, more than predicted: 5.3 for breast cancer and 2.7 for the digits, though ours are fitted
+one after the other on one core, and the peer's on two: machines of one kernel width share their
+Gram matrix, whatever the cost and the fold. A first call compiles for seconds, and loses to all but
+the slowest of these searches.
 """
 
 import functools

@@ -24,19 +24,9 @@ def labelled(
     _checks.not_empty("x", rows)
     labels = _checks.integer("y", y, ndim=1)
     _checks.same_length(x=rows, y=labels)
-    weight = None
-    if sample_weight is not None:
-        weight = _checks.floating("sample_weight", sample_weight, ndim=1).astype(rows.dtype)
-        _checks.same_length(sample_weight=weight, y=labels)
-        _checks.finite("sample_weight", weight)
-        _checks.not_negative("sample_weight", weight)
+    weight, counted = _checks.row_weights(sample_weight, labels, rows.dtype)
     # What came is looked at, in NumPy: that compiles nothing, and inside of `jit` an array made of
     # a NumPy array is traced where the NumPy array is not.
-    counted = np.ones(len(labels), bool)
-    if sample_weight is not None and _checks.is_concrete(sample_weight):
-        counted = np.asarray(sample_weight) != 0
-        if not counted.any():
-            raise ValueError("sample_weight must be positive for at least one row")
     seen = _checks.is_concrete((y, sample_weight))
     if _checks.is_concrete((x, sample_weight)):
         kept: Any = np.where(counted[:, None], np.asarray(x), 0)

@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = _lazy.submodules(
     [
         "classification",
         "data",
+        "ensembles",
         "figures",
         "foundations",
         "generalization",
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = _lazy.submodules(
         "svm",
         "tables",
         "training",
+        "trees",
     ],
 )
 __all__ += ["DEMOS", "Demo", "UnknownDemo", "find", "load"]
@@ -73,6 +75,14 @@ DEMOS: tuple[Demo, ...] = (
     Demo("svm/duality", "Two sides of one problem: bounds that meet at the optimum"),
     Demo("svm/classifier", "What C and gamma do; a fit with its certificate"),
     Demo("svm/regressor", "A tube around the data, and who holds it up"),
+    Demo("trees/criteria", "Which question tells most; which criteria can be fooled"),
+    Demo("trees/decision_tree", "A tree to read, how deep is too deep, where greed fails"),
+    Demo("trees/pruning", "Melons and diabetes: cutting a tree by three rules"),
+    Demo("trees/forest", "Many trees: out of bag, what they share, what they use"),
+    Demo("trees/boosting", "A sum of trees, stage by stage; what a small step buys"),
+    Demo("ensembles/adaboost", "Stumps that mend misses: errors, bound, margins, regions"),
+    Demo("ensembles/stacking", "Whom to believe: a stack in sample and out of fold"),
+    Demo("ensembles/networks", "Five ways to an ensemble, and one network taught by it"),
     Demo("generalization/bias_variance", "Thousands of fits: bias, variance, and the U-curve"),
     Demo("generalization/bounds", "How often a bound is broken, against what it allows"),
     Demo("generalization/cross_validation", "Folds, their error bars, and a leak"),

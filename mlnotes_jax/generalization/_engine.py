@@ -28,14 +28,6 @@ __all__ = [
     "score_in_program",
 ]
 
-# What JAX raises where Python looks at the value of a tracer.
-_UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
 Prepare = tuple[Callable[..., Any], Callable[..., Any]] | None
 
 
@@ -238,7 +230,7 @@ def program(mode: str, plan: Plan, job: Job, compute: Callable[..., Any]) -> Any
             )
             try:
                 return compute(fixed, *data[:2], job.weights(), job.folds, job.keys, values)
-            except _UNTRACEABLE:
+            except _protocol.UNTRACEABLE:
                 if mode == "program" or not _checks.is_concrete((data, values)):
                     raise
     if not _checks.is_concrete(data):
@@ -308,11 +300,21 @@ def predict_in_program(
         train = jnp.where(fold == k, 0, weight)
         _, z = prepared(plan.prepare, x, y, train)
         model = _protocol.keyed(plan.fit)(key, z, y, sample_weight=train)
-        return plan.predict(model, z)  # type: ignore[misc]
+        return _for_each_row(plan.predict(model, z), len(x))  # type: ignore[misc]
 
     every = _over(one_fold, _places(plan, folds, keys), plan.batch_folds)
     rows = jnp.arange(folds.shape[1], dtype=jnp.int32)
     return jax.tree.map(lambda leaf: leaf[folds[0], rows], every)
+
+
+def _for_each_row(outputs: Any, num_rows: int) -> Any:
+    for leaf in jax.tree.leaves(outputs):
+        if np.shape(leaf)[:1] != (num_rows,):
+            raise ValueError(
+                f"predict must return one output for each row: of {num_rows} rows it made an "
+                f"array of shape {np.shape(leaf)}"
+            )
+    return outputs
 
 
 def _places(plan: Plan, folds: Array, keys: Any) -> Any:
@@ -402,7 +404,8 @@ def predict_in_loop(plan: Plan, job: Job) -> Any:
     parts = []
     for k in range(plan.num_folds):
         fold = _Fold(plan, job, k, everyone=True)
-        parts.append(plan.predict(fold.fitted(), fold.test[0]))  # type: ignore[misc]
+        outputs = plan.predict(fold.fitted(), fold.test[0])  # type: ignore[misc]
+        parts.append(_for_each_row(outputs, len(fold.test[1])))
     back = np.argsort(np.argsort(np.asarray(job.folds[0]), kind="stable"))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *parts)
 

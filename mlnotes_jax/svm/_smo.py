@@ -19,7 +19,7 @@ Reference: Fan, Chen & Lin (2005), "Working set selection using second order inf
 training support vector machines"; Joachims (1999), "Making large-scale SVM learning practical".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,12 +47,20 @@ _CROWDED = 0.95
 _KEPT = 0.5
 # Rows and columns of a block of the Gram matrix on a CPU: it stays in the cache of one core.
 _BLOCK = 256
+# Duals, of those that are not zero, whose rows of a held matrix are summed at a time.
+_FEW = 32
 # Pairs that are changed between two looks at the violation.
 _PAIRS = 8
 # Two equal rows have no curvature between them: the step then goes to a bound.
 _FLAT = 1e-12
-# How often v is computed afresh, when rounding has hidden that it is not done.
-_ROUNDS = 4
+# When rounding has hidden that it is not done, v is computed afresh, and more pairs are changed:
+# as long as that makes the violation so many times as small; and near the tolerance, where the
+# rounding of v alone may decide, in so many more rounds.
+_HELPED = 0.5
+_NEAR, _ROUNDS = 2, 3
+# Pairs are changed until the violation is this share of the tolerance, less the rounding error; and
+# not below the second, which would cost more pairs than all before.
+_MARGIN, _LEAST = 0.95, 0.1
 
 
 def is_held(num_rows: int, num_features: int) -> bool:
@@ -151,8 +159,7 @@ def solve(
     return _solve(kernel, x, linear, lower, upper, epsilon, gram, tol, max_iter)
 
 
-# Lanes of a batch take as many steps as the slowest of them: one after the other is faster.
-@jax.custom_batching.sequential_vmap
+@jax.custom_batching.custom_vmap
 def _solve(
     kernel: Any,
     x: Array,
@@ -165,14 +172,15 @@ def _solve(
     max_iter: Array,
 ) -> Dual:
     n, dtype = x.shape[0], linear.dtype
-    size = _round_up(n, 64 if n > 64 else 16)
+    size = _padded(n)
     pad = size - n
     rows = _prepared(kernel, x, size)
     linear, lower, upper = (jnp.pad(a, (0, pad)) for a in (linear, lower, upper))
     box = _Box(lower, upper, epsilon)
     held = None
     if gram is not None:
-        held = jnp.pad(gram.astype(dtype), ((0, pad), (0, pad)))
+        missing = size - gram.shape[0]
+        held = jnp.pad(gram.astype(dtype), ((0, missing), (0, missing)))
     elif is_held(*x.shape):
         held = kernels.prepared_gram(kernel, rows, rows).astype(dtype)
     *smaller, largest = _WORKING_SETS
@@ -193,15 +201,17 @@ def _solve(
         return state
 
     def again(carry: tuple[_State, Array, Array]) -> tuple[_State, Array, Array]:
-        state, rounding, k = carry
-        state = improve(state, jnp.maximum(0.95 * tol - rounding, 0.1 * tol))
+        before, rounding, idle = carry
+        state = improve(before, jnp.maximum(_MARGIN * tol - rounding, _LEAST * tol))
         v, violation, rounding = _recompute(kernel, x, rows, linear, box, state.beta, held)
-        return state._replace(v=v, violation=violation), rounding, k + 1
+        idle = jnp.where(violation < _HELPED * before.violation, 0, idle + 1)
+        return state._replace(v=v, violation=violation), rounding, idle
 
     def unfinished(carry: tuple[_State, Array, Array]) -> Array:
-        state, rounding, k = carry
-        more = (state.num_iterations < max_iter) & (rounding < tol) & (k < _ROUNDS)
-        return (state.violation > tol) & more
+        state, rounding, idle = carry
+        more = (state.num_iterations < max_iter) & (rounding < (_MARGIN - _LEAST) * tol)
+        rounds = jnp.where(state.violation < _NEAR * tol, _ROUNDS, 1)
+        return (state.violation > tol) & more & (idle < rounds)
 
     zero = jnp.zeros(size, dtype)
     best, least = box.ends(zero, linear)
@@ -216,6 +226,29 @@ def _solve(
         # Without rows on both sides nothing can be changed, and nothing was learnt: -inf.
         jnp.isfinite(state.violation) & (state.violation <= tol),
     )
+
+
+@_solve.def_vmap
+def _one_by_one(size: int, batched: Sequence[Any], *args: Any) -> tuple[Dual, Any]:
+    """A batch: lanes that run together take as many steps as the slowest of them.
+
+    Lanes of one kernel and the same rows (costs, weights, labels) share their Gram matrix.
+    """
+    kernel, x, *rest, gram, tol, max_iter = args
+    if gram is None and is_held(*x.shape[-2:]) and not any(jax.tree.leaves(batched[:2])):
+        rows = _prepared(kernel, x, _padded(x.shape[0]))
+        gram = kernels.prepared_gram(kernel, rows, rows)
+        args = (kernel, x, *rest, gram, tol, max_iter)
+        batched = [*batched[:-3], False, *batched[-2:]]
+    lanes = jax.tree.leaves(batched)
+    leaves, tree = jax.tree.flatten(args)
+
+    def lane(k: Array) -> Dual:
+        own = [leaf[k] if many else leaf for leaf, many in zip(leaves, lanes, strict=True)]
+        return _solve(*jax.tree.unflatten(tree, own))
+
+    found = lax.map(lane, lax.iota(jnp.int32, size))
+    return found, jax.tree.map(lambda _: True, found)
 
 
 def _passes(
@@ -247,7 +280,7 @@ def _passes(
         beta = s.beta.at[rows].set(after)
         v = s.v.at[rows].set(v_rows)
         if rest is not None:
-            v = v.at[rest].add(-_times(kernel, x[rest], columns, after - before))
+            v = v.at[rest].add(-_times(kernel, x[rest], columns, _used(after - before))[0])
         best, least = box.ends(beta, v)
         recent = jnp.zeros_like(s.recent).at[rows].set(True)
         s = _State(beta, v, best - least, s.num_iterations + k, recent)
@@ -284,13 +317,16 @@ def _change_pairs(
     """Change pairs of duals until the violation is at most `goal`: (beta, v, number of pairs)."""
     diagonal = jnp.diagonal(gram)
 
+    rows = lax.iota(jnp.int32, v.shape[0])
+
     def change(carry: tuple[Array, Array, Array], least: Array) -> tuple[Array, Array, Array]:
         beta, v, moved = carry
         gain, cost = box.sides(beta, v)
         i = _argmax(jnp.maximum(gain - least, 0))
         row_i = lax.dynamic_index_in_dim(gram, i, 0, keepdims=False)
         # Of the duals that i can be paired with, the one whose step raises the objective most.
-        slope = jnp.maximum(gain[i] - cost, 0)
+        best, _ = box.take(i).sides(beta[i], v[i])  # as numbers: then no vector of gains is made
+        slope = jnp.maximum(best - cost, 0)
         curve = jnp.maximum(diagonal[i] + diagonal - 2 * row_i, _FLAT)
         j = _argmax(slope * slope / curve)
         row_j = lax.dynamic_index_in_dim(gram, j, 0, keepdims=False)
@@ -302,7 +338,8 @@ def _change_pairs(
         new_i = jnp.where(step >= room_i, end_i, beta[i] + step)
         new_j = jnp.where(step >= room_j, end_j, beta[j] - step)
         moved |= (new_i != beta[i]) | (new_j != beta[j])
-        beta = beta.at[i].set(new_i).at[j].set(new_j)
+        # One pass over all; to write in two places, the compiler would copy the vector twice.
+        beta = jnp.where(rows == i, new_i, jnp.where(rows == j, new_j, beta))
         return beta, v - step * (row_i - row_j), moved
 
     def some(carry: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -334,19 +371,31 @@ def _recompute(
     if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != wide:
         rows, held = _prepared(kernel, x.astype(wide), beta.shape[0]), None
     exact = beta.astype(wide)
-    product = _times(kernel, rows, rows, exact) if held is None else held.astype(wide) @ exact
-    v = linear.astype(wide) - product
+    used = _used(exact)
+    if held is None:
+        product = _times(kernel, rows, rows, used, careful=True)
+    else:
+        held = held.astype(wide)
+        product = _sum(used, _FEW, held.shape[0], lambda places, _: held[places], careful=True)
+    v = (linear.astype(wide) - product[0]) - product[1]
     wide_box = jax.tree.map(lambda a: a.astype(wide), box)
     best, least = wide_box.ends(exact, v)
     rounding = jnp.zeros((), wide)
     if wide == jnp.float32:
         # The two forms of the kernel round differently: how far they part on a few rows shows
-        # how far v may be off. Four times the root mean square covers nearly every row; the
-        # violation is a difference of two.
+        # how far v may be off. Both round the value itself, by a quarter of eps in the mean. Four
+        # times the root mean square covers nearly every row; the violation is a difference of two.
         some = np.linspace(0, x.shape[0] - 1, 8).astype(np.int32)
-        own = exact[: x.shape[0]]
-        direct = jax.vmap(lambda a: jax.vmap(lambda b: kernel(a, b))(x) @ own)(x[some])
-        rounding = 8 * jnp.sqrt(jnp.mean((direct - product[some]) ** 2))
+
+        def pairs(places: Array, _: Array) -> Array:
+            values = jax.vmap(lambda a: jax.vmap(lambda b: kernel(a, b))(x[some]))(x[places])
+            values = values.astype(wide)
+            return jnp.concatenate([values, exact[places][:, None] * values**2], axis=1)
+
+        high, low = _sum(used, _FEW, 2 * len(some), pairs, careful=True)
+        away = (high[: len(some)] - product[0][some]) + (low[: len(some)] - product[1][some])
+        own = (jnp.finfo(wide).eps / 4) ** 2 * high[len(some) :]
+        rounding = 8 * jnp.sqrt(jnp.mean(away**2 + own))
     violation = (best - least + rounding).astype(dtype)
     return v.astype(dtype), violation, rounding.astype(dtype)
 
@@ -356,30 +405,90 @@ def _prepared(kernel: Any, x: Array, size: int) -> Array:
     return jnp.pad(rows, ((0, size - x.shape[0]), (0, 0)))
 
 
-def _times(kernel: Any, x: Array, columns: Array, weights: Array) -> Array:
-    """K(x, columns) @ weights, block by block; columns of weight zero are skipped."""
-    n, m = x.shape[0], columns.shape[0]
-    used = jnp.nonzero(weights, size=m)[0]
-    num_used = jnp.sum(weights != 0, dtype=jnp.int32)
-    weights = jnp.where(lax.iota(jnp.int32, m) < num_used, weights[used], 0)
-    columns = columns[used]
-    pad = _round_up(m, _BLOCK) - m
-    columns, weights = jnp.pad(columns, ((0, pad), (0, 0))), jnp.pad(weights, (0, pad))
-    num_blocks = (num_used + _BLOCK - 1) // _BLOCK
+class _Used(NamedTuple):
+    """The entries of a vector that are not zero; behind them zeros."""
 
-    def some_rows(rows: Array) -> Array:
-        def add(k: Array, total: Array) -> Array:
-            block = lax.dynamic_slice_in_dim(columns, k * _BLOCK, _BLOCK)
-            share = lax.dynamic_slice_in_dim(weights, k * _BLOCK, _BLOCK)
-            return total + kernels.prepared_gram(kernel, rows, block).astype(share.dtype) @ share
+    places: Array
+    weights: Array
+    num: Array
 
-        return lax.fori_loop(0, num_blocks, add, jnp.zeros(rows.shape[0], weights.dtype))
 
-    def in_cache(x: Array) -> Array:
+def _used(weights: Array) -> _Used:
+    m = weights.shape[0]
+    places = jnp.nonzero(weights, size=m)[0].astype(jnp.int32)
+    num = jnp.sum(weights != 0, dtype=jnp.int32)
+    return _Used(places, jnp.where(lax.iota(jnp.int32, m) < num, weights[places], 0), num)
+
+
+def _sum(
+    used: _Used,
+    width: int,
+    num_rows: int,
+    values: Callable[[Array, Array], Array],
+    *,
+    careful: bool = False,
+) -> tuple[Array, Array]:
+    """A matrix times a vector as a sum of two, for so many entries of the vector at a time.
+
+    `values(places, start)` gives columns of the matrix, one after the other: where they are, and
+    how many came before. The second part is what the first has lost by rounding, if that is asked
+    for; zero else.
+    """
+    pad = _round_up(used.weights.shape[0], width) - used.weights.shape[0]
+    places, weights = jnp.pad(used.places, (0, pad)), jnp.pad(used.weights, (0, pad))
+
+    def add(k: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
+        share = lax.dynamic_slice_in_dim(weights, k * width, width)
+        columns = values(lax.dynamic_slice_in_dim(places, k * width, width), k * width)
+        columns = columns.astype(share.dtype)
+        return _add(total, share, columns) if careful else (total[0] + share @ columns, total[1])
+
+    zero = jnp.zeros(num_rows, weights.dtype)
+    return lax.fori_loop(0, (used.num + width - 1) // width, add, (zero, zero))
+
+
+def _times(
+    kernel: Any, x: Array, columns: Array, used: _Used, *, careful: bool = False
+) -> tuple[Array, Array]:
+    """K(x, columns) times a vector, in blocks that stay in the cache of a core; as `_sum`."""
+    n = x.shape[0]
+    columns = columns[used.places]
+    columns = jnp.pad(columns, ((0, _round_up(len(columns), _BLOCK) - len(columns)), (0, 0)))
+
+    def some_rows(rows: Array) -> tuple[Array, Array]:
+        def values(_: Array, start: Array) -> Array:
+            block = lax.dynamic_slice_in_dim(columns, start, _BLOCK)
+            return kernels.prepared_gram(kernel, block, rows)
+
+        return _sum(used, _BLOCK, rows.shape[0], values, careful=careful)
+
+    def in_cache(x: Array) -> tuple[Array, Array]:
         x = jnp.pad(x, ((0, _round_up(n, _BLOCK) - n), (0, 0)))
-        return lax.map(some_rows, x.reshape(-1, _BLOCK, x.shape[1])).reshape(-1)[:n]
+        parts = lax.map(some_rows, x.reshape(-1, _BLOCK, x.shape[1]))
+        return jax.tree.map(lambda part: part.reshape(-1)[:n], parts)
 
     return lax.platform_dependent(x, cpu=in_cache, default=some_rows)
+
+
+def _add(total: tuple[Array, Array], share: Array, columns: Array) -> tuple[Array, Array]:
+    """Add `share @ columns` to a sum of two: in float64, also where it is not enabled.
+
+    Where thousands of terms of the size of C cancel, a sum in float32 hides what is sought.
+    """
+
+    def narrow(total: tuple[Array, Array], share: Array, columns: Array) -> tuple[Array, Array]:
+        return total[0] + share @ columns, total[1]
+
+    def wide(total: tuple[Array, Array], share: Array, columns: Array) -> tuple[Array, Array]:
+        with jax.enable_x64(True):
+            high, low, share, columns = (a.astype(jnp.float64) for a in (*total, share, columns))
+            found = high + low + share @ columns
+            high = found.astype(jnp.float32)
+            return high, (found - high.astype(jnp.float64)).astype(jnp.float32)
+
+    if share.dtype == jnp.float64:
+        return narrow(total, share, columns)
+    return lax.platform_dependent(total, share, columns, tpu=narrow, default=wide)
 
 
 def _intercept(box: _Box, beta: Array, v: Array) -> Array:
@@ -422,6 +531,11 @@ def _larger(a: Array, b: Array) -> Array:
 
 def _smaller(a: Array, b: Array) -> Array:
     return jnp.where(b < a, b, a)
+
+
+def _padded(n: int) -> int:
+    """Rows with those that are added so that vectors fold evenly."""
+    return _round_up(n, 64 if n > 64 else 16)
 
 
 def _round_up(n: int, unit: int) -> int:

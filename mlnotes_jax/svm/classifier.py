@@ -190,7 +190,8 @@ def fit(
     up to 8192 duals are solved in turn, and kernel values are computed as they are needed: memory
     grows with $n$, never with $n^2$. Works under `jit`, inside of larger programs, and under `vmap`
     over `C`, the parameters of the kernel, weights and labels; the members of a batch are solved
-    one after the other.
+    one after the other, and those of one kernel share its Gram matrix: of a grid, let the costs be
+    the inner `vmap`.
 
     Args:
         x: Rows, shape `(n, d)`, scaled to comparable features; or the Gram matrix, shape `(n, n)`.
@@ -248,7 +249,8 @@ def fit(
     model = _fit(
         x,
         codes,
-        C * weight.astype(dtype),
+        C,
+        weight.astype(dtype),
         kernel,
         tol,
         steps,
@@ -476,7 +478,8 @@ def grid(
 def _fit(
     x: Array,
     codes: Array,
-    bound: Array,
+    C: Array,
+    weight: Array,
     kernel: Any,
     tol: Array,
     max_iter: Array,
@@ -485,25 +488,33 @@ def _fit(
     precomputed: bool,
     class_rows: int,
 ) -> SVC:
-    n = x.shape[0]
+    n, bound = x.shape[0], C * weight
     if precomputed:
         data = jnp.arange(n)[:, None]
     else:
-        data, kernel = x, kernels.resolve(kernel, x, bound)
+        data, kernel = x, kernels.resolve(kernel, x, weight)
     pairs = _pairs(num_classes, multiclass)
-    # Several machines on few rows share one Gram matrix.
+    # Several machines on few rows share kernel values.
     share = len(pairs) > 1 and _smo.is_held(*x.shape)
     if class_rows == n:
         gram = _gram(kernel, data) if share else None
         one = functools.partial(_on_all_rows, data, codes, bound, kernel, gram, tol, max_iter)
     else:
-        # Rows are sorted by class: a pair takes two windows of them, and four blocks of the matrix.
+        # Rows are sorted by class: a pair takes two windows of them.
         order = jnp.argsort(codes, stable=True)
-        rows = data[order]
-        gram = _gram(kernel, rows) if share else None
         counts = jnp.zeros(num_classes, jnp.int32).at[codes].add(1)
-        windows = _Windows(rows, order, bound[order], jnp.cumsum(counts) - counts, counts)
-        one = functools.partial(_on_two_windows, windows, class_rows, kernel, gram, tol, max_iter)
+        starts = jnp.cumsum(counts) - counts
+        firsts = jnp.minimum(starts, n - class_rows)
+        places = firsts[:, None] + jnp.arange(class_rows, dtype=jnp.int32)[None]
+        inside = (places >= starts[:, None]) & (places < (starts + counts)[:, None])
+        rows = order[places]
+        windows = _Windows(rows, data[rows], jnp.where(inside, bound[rows], 0))
+        blocks = None
+        if share:
+            ready = kernels.prepared(kernel, data)[rows]
+            own = jax.lax.map(lambda part: kernels.prepared_gram(kernel, part, part), ready)
+            blocks = ready, own
+        one = functools.partial(_on_two_windows, windows, n, kernel, blocks, tol, max_iter)
     found = jax.lax.map(one, jnp.asarray(pairs))
     return SVC(
         kernel=None if precomputed else kernel,
@@ -543,41 +554,33 @@ def _on_all_rows(
 
 
 class _Windows(NamedTuple):
-    """Rows sorted by class."""
+    """As many rows for each class: its own, and others that cost 0."""
 
-    x: Array
-    order: Array
-    bound: Array
-    starts: Array
-    counts: Array
+    rows: Array  # their numbers, (k, width)
+    x: Array  # (k, width, d)
+    bound: Array  # (k, width)
 
 
 def _on_two_windows(
-    data: _Windows,
-    width: int,
+    windows: _Windows,
+    num_rows: int,
     kernel: Any,
-    gram: Array | None,
+    blocks: tuple[Array, Array] | None,
     tol: Array,
     max_iter: Array,
     pair: Array,
 ) -> _smo.Dual:
-    """The machine of two classes, on no more than `width` rows for each."""
-    n = data.order.shape[0]
-    starts, ends = data.starts[pair], data.starts[pair] + data.counts[pair]
-    firsts = jnp.minimum(starts, n - width)
-    places = firsts[:, None] + jnp.arange(width, dtype=jnp.int32)[None]
-    inside = (places >= starts[:, None]) & (places < ends[:, None])
-    rows = places.ravel()
-    signs = jnp.repeat(jnp.asarray([1, -1], data.bound.dtype), width)
-    part = None
-    if gram is not None:
-        blocks = [
-            [jax.lax.dynamic_slice(gram, (a, b), (width, width)) for b in firsts] for a in firsts
-        ]
-        part = jnp.block(blocks)
-    bound = jnp.where(inside.ravel(), data.bound[rows], 0)
-    found = _solve(data.x[rows], signs, bound, kernel, part, tol, max_iter)
-    beta = jnp.zeros(n, bound.dtype).at[data.order[rows]].add(found.beta)
+    """The machine of two classes; `blocks`: rows ready for the kernel, its values in each class."""
+    rows, x, bound = (a[pair] for a in windows)
+    signs = jnp.repeat(jnp.asarray([1, -1], bound.dtype), rows.shape[1])
+    gram = None
+    if blocks is not None:
+        (first, second), (top, bottom) = (a[pair] for a in blocks)
+        across = kernels.prepared_gram(kernel, first, second)
+        gram = jnp.block([[top, across], [across.T, bottom]])
+    x = x.reshape(-1, x.shape[-1])
+    found = _solve(x, signs, bound.ravel(), kernel, gram, tol, max_iter)
+    beta = jnp.zeros(num_rows, bound.dtype).at[rows.ravel()].add(found.beta)
     return found._replace(beta=beta)
 
 
@@ -671,13 +674,12 @@ def _grid(
     multiclass: Multiclass,
     class_rows: int,
 ) -> tuple[Array, Array]:
-    def one(setting: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        cost, gamma, out = setting
-        bound = jnp.where(fold == out, 0, cost * weight * factors)
+    def one(cost: Array, gamma: Array, out: Array) -> tuple[Array, Array]:
         model = _fit(
             x,
             codes,
-            bound,
+            cost,
+            jnp.where(fold == out, 0, weight * factors),
             kernel(gamma),
             tol,
             max_iter,
@@ -691,10 +693,12 @@ def _grid(
         right = jnp.sum(jnp.where(predicted == codes, held_out, 0))
         return right / jnp.sum(held_out), jnp.all(model.converged)
 
-    shape = (costs.shape[0], gammas.shape[0], num_folds)
-    axes = jnp.meshgrid(costs, gammas, jnp.arange(num_folds), indexing="ij")
-    scores, converged = jax.lax.map(one, tuple(axis.ravel() for axis in axes))
-    return scores.reshape(shape), converged.reshape(shape)
+    # Fits of one kernel share its Gram matrix: a batch of costs and folds makes it once.
+    of_folds = jax.vmap(one, (None, None, 0))
+    of_costs = jax.vmap(of_folds, (0, None, None))
+    all_folds = jnp.arange(num_folds)
+    found = jax.lax.map(lambda gamma: of_costs(costs, gamma, all_folds), gammas)
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), found)
 
 
 # --- Helpers --------------------------------------------------------------------------------------

@@ -634,6 +634,9 @@ def test_out_of_fold_predictions():
     ]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
     assert both[0].shape == (40,)
+    for mode in ("program", "loop"):
+        with pytest.raises(ValueError, match="predict must return one output for each row"):
+            cv.out_of_fold(ridge, lambda model, x: line(model, x)[1:], x, y, folds=fold, mode=mode)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 5.0])

@@ -1,0 +1,1 @@
+"""Benchmarks of `mlnotes_jax.trees`."""
