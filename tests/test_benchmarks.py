@@ -117,7 +117,7 @@ def test_listing_and_unknown_names():
     assert "no benchmark 'no_such_thing'" in unknown.stdout
 
 
-def test_a_single_case(tmp_path):
+def test_a_single_case(torch, tmp_path):
     file = tmp_path / "result.json"
     quick = "update_rules", "--size", "small", "--repeats", "1", "--json", str(file)
     one = command(*quick, "--case", "Nesterov")
