@@ -103,8 +103,9 @@ def ours_and_optax():
                 optax.adagrad(falling, initial_accumulator_value=0.0, eps=1e-3),
             ),
             "rmsprop": (
-                adaptive.rmsprop(0.01, decay=0.9, epsilon_in_root=True),
-                optax.rmsprop(0.01),
+                # A small epsilon would let it jump about the minimum, and round-off grow.
+                adaptive.rmsprop(0.01, decay=0.9, epsilon=0.1, epsilon_in_root=True),
+                optax.rmsprop(0.01, eps=0.1),
             ),
             "rmsprop outside": (
                 adaptive.rmsprop(0.01, decay=0.9, initial_accumulator=1.0),
