@@ -4,10 +4,12 @@ Round $t$ fits a learner $h_t$ to rows of weight $w_i$, sum 1. From its weighted
 $e_t = \sum_i w_i [h_t(x_i) \ne y_i]$ follow its say and the weights of the next round,
 
 $$
+\begin{gathered}
 \alpha_t = \tfrac12 \Big( \ln \frac{1 - e_t}{e_t} + \ln (K - 1) \Big) , \qquad
 w_i \leftarrow \frac{w_i\, e^{2 \alpha_t [h_t(x_i) \ne y_i]}}{\sum_j w_j\,
-e^{2 \alpha_t [h_t(x_j) \ne y_j]}} , \qquad
+e^{2 \alpha_t [h_t(x_j) \ne y_j]}} , \\
 \hat y(x) = \arg\max_k \sum_t \alpha_t [h_t(x) = k] .
+\end{gathered}
 $$
 
 For two classes, $K = 2$, this is the coordinate-wise minimisation of the exponential loss, with

@@ -598,10 +598,12 @@ def distillation_loss(
     With the student's logits $z$ and the teacher's probabilities $t$ at the temperature $T$,
 
     $$
-    \ell = \alpha\, T^2 \operatorname{KL}\big( t \,\|\, \operatorname{softmax}(z / T) \big)
-      - (1 - \alpha) \ln \operatorname{softmax}(z)_y , \qquad
-    \frac{\partial \ell}{\partial z} = \alpha\, T\, \big( \operatorname{softmax}(z/T) - t \big)
+    \begin{aligned}
+    \ell &= \alpha\, T^2 \operatorname{KL}\big( t \,\|\, \operatorname{softmax}(z / T) \big)
+      - (1 - \alpha) \ln \operatorname{softmax}(z)_y , \\
+    \frac{\partial \ell}{\partial z} &= \alpha\, T\, \big( \operatorname{softmax}(z/T) - t \big)
       + (1 - \alpha) \big( \operatorname{softmax}(z) - e_y \big) .
+    \end{aligned}
     $$
 
     The gradient of the KL divergence shrinks like $1 / T^2$; the factor makes up for that, so that

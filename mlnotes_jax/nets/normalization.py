@@ -480,10 +480,12 @@ def switchable_norm(
     r"""Let the network mix the statistics of instance, layer and batch normalization.
 
     $$
-    y = \gamma\, \frac{x - \sum_k w_k \mu_k}{\sqrt{\sum_k w'_k \sigma_k^2 + \epsilon}} + \beta ,
-    \qquad w = \operatorname{softmax}(\text{mean\_logits}), \quad
-    w' = \operatorname{softmax}(\text{var\_logits}), \quad k \in \{\text{instance}, \text{layer},
-    \text{batch}\} .
+    \begin{aligned}
+    y &= \gamma\, \frac{x - \sum_k w_k \mu_k}{\sqrt{\sum_k w'_k \sigma_k^2 + \epsilon}} + \beta ,
+    \quad k \in \{\text{instance}, \text{layer}, \text{batch}\} , \\
+    w &= \operatorname{softmax}(\text{mean\_logits}), \quad
+    w' = \operatorname{softmax}(\text{var\_logits}) .
+    \end{aligned}
     $$
 
     One sweep over `x` gives $\mu$ and $\sigma^2$ of every instance; those of layer and batch follow

@@ -42,6 +42,11 @@ OVERFLOW = """async () => {
     return excess();
 }"""
 
+#: Displayed equations that do not fit beside the side bars.
+WIDE = """() => [...document.querySelectorAll("article div.arithmatex")]
+    .filter((box) => box.scrollWidth > box.clientWidth + 1)
+    .map((box) => box.textContent.slice(0, 80))"""
+
 #: The rules that page content breaks, with the first elements that break them.
 AXE = """async (rules) => {
     const options = {resultTypes: ["violations"], ...(rules && {runOnly: rules})};
@@ -152,6 +157,7 @@ def test_page_fits_and_is_accessible(open_page, path):
         page.set_viewport_size({"width": width, "height": 900})
         overflow = page.evaluate(OVERFLOW)
         assert overflow <= 0, f"{overflow} px too wide at {width}"
+    assert page.evaluate(WIDE) == []
     page.evaluate(STRIP)
     page.evaluate(Path(assets.axe_script()).read_text(encoding="utf-8"))
     for scheme, rules in {"light": None, "dark": ["color-contrast", "link-in-text-block"]}.items():
